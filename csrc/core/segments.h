@@ -1,0 +1,213 @@
+// Weights of one ray's hits by slabs of linearly changing shares, and the adjoint. The hits may come in any order.
+//
+// The line is cut at quantiles of each lone Gaussian's absorption. At a cut Gaussian k has the density
+// rho_k = A_k phi(z_k) / sigma_k and the share s_k = rho_k / sum rho. A slab between two cuts has the optical depths
+// d_k = A_k (Phi(z_k) at its end - at its start), D = sum d; T is the transmittance at its start. If the shares change linearly
+// with optical depth, Gaussian k absorbs T (f d_k + u g_k) there, where g_k is the change of its share and
+//   e = exp(-D),   f = (1 - e) / D,   u = f - (1 + e) / 2.
+// The first and the last slab know one end only: g = 2 (s_end - d / D) and 2 (d / D - s_start). u g_k is clipped to
+// [d_k (e - f), d_k (1 - f)], the bounds T e d <= W <= T d of any slab, and the larger of the positive and the negative sums is
+// scaled down to the smaller. So weights are never negative, they sum to 1 - T(inf), and a lone Gaussian is exact.
+#pragma once
+#include "core/hermite.h"
+
+VOGE_NAMESPACE_BEGIN
+
+constexpr int max_segments_points = 5;
+
+// Values and integers of scratch memory that `segments` and `segments_adjoint` need.
+VOGE_HD int segments_scratch_values(int points, int count) { return (2 * points + 7) * count; }
+VOGE_HD int segments_scratch_integers(int points, int count) { return points * count; }
+
+// Cut number i of a lone Gaussian in standard deviations from its centre, and the derivative with respect to its peak.
+template <class T>
+VOGE_HD T lone_cut(int points, int i, T peak, T& derivative) {
+  constexpr double shares[] = {.5, .16, .84, .07, .42, .85, .03, .2, .55, .87, .02, .1, .35, .65, .9};
+  const T x = T(shares[points * (points - 1) / 2 + i]);
+  const T absorbed = -vexpm1(-peak);  // the cut lies where the part x of this is
+  const T p = most(-vlog1p(-x * absorbed) / peak, T(1e-12)), c = normal_quantile(p);
+  T dp;
+  if (peak > T(sizeof(T) == 4 ? 0.05 : 1e-3))
+    dp = (x * (1 - absorbed) / (1 - x * absorbed) - p) / peak;
+  else {  // the difference cancels: -p is the series of cumulants of a coin that shows x
+    const T variance = x * (1 - x);
+    dp = variance * (T(-0.5) + peak * ((1 - 2 * x) / 3 - peak * (1 - 6 * variance) / 8));
+  }
+  derivative = dp / normal_pdf(c);
+  return c;
+}
+
+// d/dD of f(D) = (1 - exp(-D)) / D.
+template <class T>
+VOGE_HD T slab_f_derivative(T depth, T e, T f) {
+  if (depth > T(sizeof(T) == 4 ? 0.1 : 0.01)) return (e - f) / depth;
+  return T(-0.5) + depth * (T(1) / 3 - depth * (T(1) / 8 - depth * (T(1) / 30 - depth * (T(1) / 144 - depth / 840))));
+}
+
+// What every Gaussian is at one cut.
+template <class T>
+struct CutState {
+  T *cdf, *rho;  // Phi(z), A phi(z) / sigma
+  T total;       // sum of rho
+};
+
+template <class T>
+VOGE_HD void evaluate_cut(const Hits<T>& hits, T t, CutState<T>& cut) {
+  cut.total = 0;
+  for (int k = 0; k < hits.count; ++k) {
+    const T z = (t - hits.lengths[k]) * hits.inverse_widths[k];
+    const bool near = z > -Cutoff<T>::sigmas && z < Cutoff<T>::sigmas;
+    cut.cdf[k] = near ? normal_cdf(z) : T(z > 0);
+    cut.rho[k] = near ? hits.peaks[k] * hits.inverse_widths[k] * normal_pdf(z) : T(0);
+    cut.total += cut.rho[k];
+  }
+}
+
+// Before the first cut (passed = 0) and behind the last one (passed = 1).
+template <class T>
+VOGE_HD void evaluate_end(const Hits<T>& hits, T passed, CutState<T>& cut) {
+  cut.total = 0;
+  for (int k = 0; k < hits.count; ++k) cut.cdf[k] = passed, cut.rho[k] = 0;
+}
+
+// One slab; g_k = grow_end rho_k(end) - grow_start rho_k(start) + grow_depth d_k.
+template <class T>
+struct Slab {
+  T depth, e, f, u, grow_start, grow_end, grow_depth;
+  T gained, lost;        // sums of the positive and of the negative changes, both >= 0
+  T scale_gain, scale_loss;
+
+  VOGE_HD T part(const Hits<T>& hits, const CutState<T>& start, const CutState<T>& end, int k) const {  // d_k
+    return most(T(0), hits.peaks[k] * (end.cdf[k] - start.cdf[k]));
+  }
+  VOGE_HD T growth(const CutState<T>& start, const CutState<T>& end, int k, T d) const {  // g_k
+    return grow_end * end.rho[k] - grow_start * start.rho[k] + grow_depth * d;
+  }
+  VOGE_HD T clip(T change, T d) const { return most(d * (e - f), least(d * (1 - f), change)); }
+  VOGE_HD T absorb(T change, T d) const {  // W_k / T, from the clipped change
+    return most(T(0), f * d + change * (change > 0 ? scale_gain : scale_loss));
+  }
+};
+
+template <class T>
+VOGE_HD Slab<T> make_slab(const Hits<T>& hits, const CutState<T>& start, const CutState<T>& end, bool first, bool last) {
+  Slab<T> s;
+  s.depth = 0;
+  for (int k = 0; k < hits.count; ++k) s.depth += s.part(hits, start, end, k);
+  const T thickness = s.depth > 0 ? 1 / s.depth : T(0);
+  s.e = vexp(-s.depth);
+  s.f = s.depth > 0 ? -vexpm1(-s.depth) * thickness : T(1);
+  s.u = s.f - (1 + s.e) / 2;
+  s.grow_end = !last && end.total > 0 ? (first ? 2 : 1) / end.total : T(0);
+  s.grow_start = !first && start.total > 0 ? (last ? 2 : 1) / start.total : T(0);
+  s.grow_depth = first ? -2 * thickness : last ? 2 * thickness : T(0);
+  s.gained = s.lost = 0;
+  for (int k = 0; k < hits.count; ++k) {
+    const T d = s.part(hits, start, end, k), change = s.clip(s.u * s.growth(start, end, k, d), d);
+    (change > 0 ? s.gained : s.lost) += change > 0 ? change : -change;
+  }
+  const T moved = least(s.gained, s.lost);
+  s.scale_gain = s.gained > 0 ? moved / s.gained : T(0);
+  s.scale_loss = s.lost > 0 ? moved / s.lost : T(0);
+  return s;
+}
+
+// Fills cuts[] (number i of hit k at index k * points + i) and order[], the indices of real hits' cuts along the ray; returns how many.
+template <class T>
+VOGE_HD int sort_cuts(int points, const Hits<T>& hits, T* cuts, int* order) {
+  int n = 0;
+  for (int k = 0; k < hits.count; ++k)
+    for (int i = 0; i < points && hits.peaks[k] > 0; ++i) {
+      T unused;
+      cuts[k * points + i] = hits.lengths[k] + lone_cut(points, i, hits.peaks[k], unused) / hits.inverse_widths[k];
+      order[n++] = k * points + i;
+    }
+  for (int gap = n / 2; gap > 0; gap = gap == 2 ? 1 : gap * 5 / 11)  // Shell's sort
+    for (int j = gap; j < n; ++j) {
+      const int moving = order[j];
+      int i = j;
+      for (; i >= gap && cuts[order[i - gap]] > cuts[moving]; i -= gap) order[i] = order[i - gap];
+      order[i] = moving;
+    }
+  return n;
+}
+
+template <class T>
+VOGE_HD void segments(int points, const Hits<T>& hits, T* weights, T* scratch, int* scratch_integers) {
+  const int count = hits.count;
+  T* cuts = scratch + 4 * count;
+  CutState<T> start{scratch, scratch + count, 0}, end{scratch + 2 * count, scratch + 3 * count, 0};
+  for (int k = 0; k < count; ++k) weights[k] = 0;
+  const int n = sort_cuts(points, hits, cuts, scratch_integers);
+  evaluate_end(hits, T(0), start);
+  T transmittance = 1;
+  for (int j = 0; n > 0 && j <= n; ++j) {
+    if (j < n)
+      evaluate_cut(hits, cuts[scratch_integers[j]], end);
+    else
+      evaluate_end(hits, T(1), end);
+    const Slab<T> slab = make_slab(hits, start, end, j == 0, j == n);
+    for (int k = 0; k < count; ++k) {
+      const T d = slab.part(hits, start, end, k), change = slab.clip(slab.u * slab.growth(start, end, k, d), d);
+      weights[k] += transmittance * slab.absorb(change, d);
+    }
+    transmittance *= slab.e;
+    const CutState<T> swap = start;
+    start = end, end = swap;
+  }
+}
+
+// From the last slab to the first, with what is absorbed behind each slab in `behind`.
+template <class T>
+VOGE_HD void segments_adjoint(int points, const Hits<T>& hits, const T* grad_weights, const HitsGradient<T>& grad, T* scratch,
+                              int* scratch_integers) {
+  const int count = hits.count;
+  T *grad_rho_share = scratch + 4 * count;  // gradient of the shares at the end cut
+  T *grad_part = scratch + 5 * count, *grad_part_after = scratch + 6 * count;
+  T *cuts = scratch + 7 * count, *transmittances = cuts + points * count;  // at each slab's end
+  CutState<T> start{scratch, scratch + count, 0}, end{scratch + 2 * count, scratch + 3 * count, 0};
+  for (int k = 0; k < count; ++k)
+    grad.peaks[k] = grad.lengths[k] = grad.inverse_widths[k] = grad_rho_share[k] = grad_part_after[k] = 0;
+  const int n = sort_cuts(points, hits, cuts, scratch_integers);
+  for (int j = 0; j < n; ++j) transmittances[j] = vexp(-depth_before(hits, cuts[scratch_integers[j]]));
+  evaluate_end(hits, T(1), end);
+  T behind = 0;
+  for (int j = n; n > 0 && j >= 0; --j) {
+    const T transmittance = j > 0 ? transmittances[j - 1] : T(1);
+    if (j > 0)
+      evaluate_cut(hits, cuts[scratch_integers[j - 1]], start);
+    else
+      evaluate_end(hits, T(0), start);
+    const Slab<T> slab = make_slab(hits, start, end, j == 0, j == n);
+    const T low = slab.e - slab.f, high = 1 - slab.f;
+
+    // The scaling of the larger side couples all changes c: dL/dc_k = T w_k scale + shift, one shift for each sign.
+    const bool gains = slab.gained > slab.lost;
+    T coupled = 0, grad_f = 0, absorbed = 0;
+    for (int k = 0; k < count; ++k) {
+      const T d = slab.part(hits, start, end, k), c = slab.clip(slab.u * slab.growth(start, end, k, d), d);
+      if ((c > 0) == gains) coupled += grad_weights[k] * c;
+      grad_f += transmittance * grad_weights[k] * d;
+      absorbed += transmittance * grad_weights[k] * slab.absorb(c, d);
+    }
+    const T larger = most(slab.gained, slab.lost), r = larger > 0 ? transmittance * coupled / larger : T(0);
+    const T shift_gain = gains ? -slab.scale_gain * r : r, shift_loss = gains ? -r : slab.scale_loss * r;
+
+    T grad_e = 0, grad_u = 0, grown = 0;
+    for (int k = 0; k < count; ++k) {
+      const T d = slab.part(hits, start, end, k), g = slab.growth(start, end, k, d), wanted = slab.u * g;
+      const T c = slab.clip(wanted, d), seen = transmittance * grad_weights[k];
+      const T grad_c = c > 0 ? seen * slab.scale_gain + shift_gain : seen * slab.scale_loss + shift_loss;
+      const bool below = wanted < d * low, above = wanted > d * high;
+      const T grad_wanted = below || above ? T(0) : grad_c, grad_g = slab.u * grad_wanted;
+      if (below || above) grad_f -= grad_c * d;
+      if (below) grad_e += grad_c * d;
+      grad_u += grad_wanted * g;
+      grown += grad_g * d;
+      grad_part[k] = seen * slab.f + (below ? grad_c * low : above ? grad_c * high : T(0)) + grad_g * slab.grow_depth;
+      start_grad_note(k);
+    }
+  }
+}
+
+VOGE_NAMESPACE_END

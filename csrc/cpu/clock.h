@@ -1,0 +1,60 @@
+// Cycle counts by stage and counts of hits and pairs, for benchmarks.
+#pragma once
+#include "cpu/packet.h"
+
+namespace voge {
+extern Counters counters;  // sums since the last reset (bindings)
+void add_to_counters(const Counters& c);
+}  // namespace voge
+
+VOGE_NAMESPACE_BEGIN
+
+struct Stopwatch {
+  uint64_t at = now();
+  static uint64_t now() {
+#if defined(__x86_64__)
+    return __rdtsc();
+#elif defined(__aarch64__)
+    uint64_t t;
+    asm volatile("mrs %0, cntvct_el0" : "=r"(t));
+    return t;
+#else
+    return 0;
+#endif
+  }
+  void lap(uint64_t& total) {
+    const uint64_t t = now();
+    total += t - at;
+    at = t;
+  }
+};
+
+// The memory of a call's threads.
+template <class W>
+struct Team {
+  explicit Team(int n) : size(n), members(new W[n]) {}
+  ~Team() { delete[] members; }
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+  W& operator[](int i) { return members[i]; }
+  void add_counters() {
+    for (int i = 0; i < size; ++i) add_to_counters(members[i].counters);
+  }
+  int size;
+  W* members;
+};
+
+// Hits, and pairs of hits closer than the cut-off: work that no rule can avoid. Costs as much as the weights, so only on request.
+template <class T>
+static void count_pairs(const Packet<T>& p, Counters& c) {
+  if (!counters.hits) return;
+  for (int i = 0; i < p.n; ++i) {
+    const auto mine = p.peak[i] > (T)0;
+    c.hits += __builtin_popcount(bits(mine));
+    for (int k = 0; k < p.n; ++k)
+      c.overlapping_pairs += __builtin_popcount(
+          bits(mine & (p.peak[k] > (T)0) & (vabs((p.length[i] - p.length[k]) * p.rate[k]) < Cutoff<T>::sigmas)));
+  }
+}
+
+VOGE_NAMESPACE_END
