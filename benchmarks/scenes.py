@@ -88,11 +88,12 @@ def agreement(ours: Renderer, peer: Renderer, scene: Scene) -> tuple[float, floa
     """Do both show the same thing? Returns (silhouette's intersection over union, correlation of colours in both silhouettes).
 
     Ours is half opaque about one standard deviation outside the surface that the peers draw: its silhouette is drawn in
-    by that much. The peer's is where its opacity passes 0.1.
+    by that much. The peer's is where its opacity passes 0.01.
     """
     pixels = scene.focal * scene.precision**-0.5 / scene.means[:, 2].mean().item()
-    mine = torch.from_numpy(distance_transform_edt((opacity(ours, scene) > 0.5).numpy()) > pixels)
-    other = opacity(peer, scene) > 0.1
+    inside = distance_transform_edt((opacity(ours, scene) > 0.5).numpy()) - 0.5  # from the border, not the pixel behind it
+    mine = torch.from_numpy(inside > pixels)
+    other = opacity(peer, scene) > 0.01
     both = mine & other
     with torch.no_grad():
         colours = torch.stack([render(scene.means, scene.features)[both].flatten() for render in (ours, peer)])

@@ -17,7 +17,8 @@ struct Hit {
   T length, inverse_width, exponent;
 };
 
-// factor: L with P = L L';  offset: L'(M - o), one number a Gaussian where all rays share an origin;  direction: of length 1.
+// factor: L with P = L L';  offset: L'(M - o), one number a Gaussian where all rays share an origin;  direction: of
+// length 1.
 template <class S, class Y, class T>
 VOGE_HD Hit<T> find_hit(const Lower3<S>& factor, const Vec3<Y>& offset, const Vec3<T>& direction) {
   const Vec3<T> e = transpose_times(factor, direction);
@@ -44,8 +45,8 @@ struct HitGradient {
 
 // offset: M - o, in world axes; grad_*: of the loss with respect to l, A and 1 / sigma.
 template <class S, class Y, class T>
-VOGE_HD HitGradient<T> hit_adjoint(const Vec3<Y>& offset, S density, const Vec3<T>& direction, const Hit<T>& hit, T peak,
-                                   bool world, T grad_length, T grad_peak, T grad_inverse_width) {
+VOGE_HD HitGradient<T> hit_adjoint(const Vec3<Y>& offset, S density, const Vec3<T>& direction, const Hit<T>& hit,
+                                   T peak, bool world, T grad_length, T grad_peak, T grad_inverse_width) {
   const T w = rcp(hit.inverse_width), l = hit.length;
   const Vec3<T> u = offset - l * direction;
   const T gq = grad_peak * peak, gl = grad_length * w * w;

@@ -4,7 +4,8 @@
 
 VOGE_NAMESPACE_BEGIN
 
-// Phi(z). Relative error: a few units of rounding for z < 1 and down to Phi(-8) = 6e-16, absolute error of one rounding above.
+// Phi(z). Relative error: a few units of rounding for z < 1 and down to Phi(-8) = 6e-16, absolute error of one rounding
+// above.
 template <class T>
 VOGE_HD T normal_cdf(T z) {
   return T(0.5) * verfc(z * T(-0.70710678118654752440));
@@ -16,8 +17,8 @@ VOGE_HD T normal_pdf(T z) {
   return T(0.39894228040143267794) * vexp(T(-0.5) * z * z);
 }
 
-// Phi^-1(p) for 1e-12 <= p <= 0.99. Absolute error 3e-14 (double), 2e-6 (float): a start with error 4.5e-4 (Abramowitz and
-// Stegun 26.2.23) and Halley steps, each of which cubes the error.
+// Phi^-1(p) for 1e-12 <= p <= 0.99. Absolute error 3e-14 (double), 2e-6 (float): a start with error 4.5e-4 (Abramowitz
+// and Stegun 26.2.23) and Halley steps, each of which cubes the error.
 template <class T>
 VOGE_HD T normal_quantile(T p) {
   const T tail = p < T(0.5) ? p : 1 - p, t = vsqrt(T(-2) * vlog(tail));

@@ -12,7 +12,8 @@
 #include <cstdint>
 #endif
 
-// Inline functions live in a namespace per instruction set, or the linker would merge copies compiled for different machines.
+// Inline functions live in a namespace per instruction set, or the linker would merge copies compiled for different
+// machines.
 #if !defined(VOGE_ISA)
 #define VOGE_ISA scalar
 #endif

@@ -30,6 +30,11 @@ template <class T>
 VOGE_HD T most(T a, T b) {
   return a < b ? b : a;
 }
+template <class T>
+VOGE_HD void exchange(T& a, T& b) {
+  const T c = a;
+  a = b, b = c;
+}
 
 // Pairs further apart than this many standard deviations: the normal distribution function is 0 or 1 to rounding.
 template <class T>

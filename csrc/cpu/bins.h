@@ -58,6 +58,21 @@ void check_finite(const char* name, const T* x, int64_t batch, int64_t num, int6
   parallel_for((total + chunk - 1) / chunk, threads, body);
 }
 
+template <class T>
+void check_directions(const Scene<T>& s) {
+  const int64_t chunk = 8192, total = s.ray_batch * s.rays;
+  auto body = [&](int, int64_t c) {
+    for (int64_t i = c * chunk; i < least(total, (c + 1) * chunk); ++i) {
+      if (s.valid && !s.valid[i]) continue;
+      const T* d = s.directions + 3 * i;
+      const T square = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
+      if (!finite(square)) throw BadValue{"directions", i / s.rays, i % s.rays, "is NaN, infinite or too long"};
+      if (!(square > 0)) throw BadValue{"directions", i / s.rays, i % s.rays, "has length zero"};
+    }
+  };
+  parallel_for((total + chunk - 1) / chunk, s.threads, body);
+}
+
 // Cholesky factor and the widest standard deviation, in double: the bounds subtract nearly equal numbers.
 struct Factor {
   Lower3<double> l, inverse;
@@ -194,6 +209,7 @@ template <class T>
 static void prepare(const Scene<T>& s, Bins<T>& bins) {
   check_finite("means", s.means, s.geometry_batch, s.num, 3, s.threads);
   check_finite("origins", s.origins, s.ray_batch, s.origins_per_scene, 3, s.threads);
+  check_directions(s);
   bins.tiles_x = s.projection ? (s.width + tile_side - 1) / tile_side : 1;
   bins.blocks_per_scene =
       s.projection ? bins.tiles_x * ((s.height + tile_side - 1) / tile_side) : (s.rays + block_rays - 1) / block_rays;

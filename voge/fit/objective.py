@@ -1,4 +1,4 @@
-"""What a pose costs at one level of the pyramid."""
+"""What a pose costs at one level of the pyramid: two losses, one for the search and one for the finish."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from voge.fit.appearance import backdrop, lit
 from voge.fit.levenberg import Terms
-from voge.fit.losses import Explained, explain, geman_mcclure
+from voge.fit.losses import balanced_absence, geman_mcclure, geman_mcclure_curvature, object_cost
 from voge.fit.pyramid import Level
 from voge.fit.starts import Poses, Solid
 from voge.gaussians import Gaussians
 from voge.render import render
 
 CHUNK = 2**24  # most numbers of rendered features held at once where no gradient is asked for
+OUTLINE = 0.5  # tolerance of a silhouette against the mask
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of poses (losses.explain) of one object against one level.
+    """One object against one level.
 
     Attributes:
         gaussians: N, as wide as the level wants them. features: (N, C).
-        background: the level's picture without the object, (H, W, C), or None.
+        masked: whether the level's `inside` is more than ones.
+        tolerance: of colours. contrast: of the object against what else is in the picture, both in their units.
+        clutter: cost above which a covered pixel counts as occluded.
         settings: of voge.render.
     """
 
@@ -32,45 +36,74 @@ class Objective:
     features: Tensor
     level: Level
     solid: Solid
+    masked: bool
     tolerance: float
+    contrast: float
     clutter: float
     lighting: str
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def explained(self, poses: Poses) -> tuple[Explained, Tensor]:
-        """Of B poses, and their alpha (B, H, W)."""
-        cameras = poses.cameras(self.level.camera, self.solid)
-        drawn = render(self.gaussians, cameras, self.features, **self.settings)
-        level = self.level
-        return explain(
-            drawn.features, drawn.alpha, level.image, level.inside, level.absent,
-            self.tolerance, self.clutter, self.lighting,
-        ), drawn.alpha  # fmt: skip
+    def draw(self, poses: Poses) -> tuple[Tensor, Tensor]:
+        """Colour (B, H, W, C) in the light of the picture, freed of the coverage, and the coverage (B, H, W), at most 1."""
+        drawn = render(self.gaussians, poses.cameras(self.level.camera, self.solid), self.features, **self.settings)
+        colour = drawn.features / drawn.alpha[..., None].clamp(min=1e-3)
+        alpha = drawn.alpha.clamp(max=1)
+        return lit(colour, alpha, self.level.image, self.lighting, self.tolerance), alpha
+
+    def cost(self, colour: Tensor) -> Tensor:
+        """(B, H, W), of every pixel as the object."""
+        squares = (colour - self.level.image).square().mean(-1)
+        return object_cost(squares, self.level.inside, self.tolerance, self.clutter)
+
+    def loss(self, poses: Poses) -> Tensor:
+        """(B,), for the search: every pixel is the object, or anything else, at a cost; alpha mixes the two.
+
+        Anything else costs something where the object may be, so that shrinking does not win, and less than `clutter`, so
+        that growing does not either.
+        """
+        colour, alpha = self.draw(poses)
+        absent = min(balanced_absence(self.contrast, self.tolerance), 0.75 * self.clutter)
+        return (alpha * self.cost(colour) + (1 - alpha) * absent * self.level.inside).mean((-2, -1))
 
     @torch.no_grad()
     def losses(self, poses: Poses) -> Tensor:
-        """(B,)."""
-        return torch.cat([self.explained(part)[0].loss for part in self._parts(poses)])
+        """`loss` of any number of poses, in parts, without gradient."""
+        return torch.cat([self.loss(part) for part in self._parts(poses)])
 
     @torch.no_grad()
     def silhouettes(self, poses: Poses) -> Tensor:
-        """Alpha (B, H, W), at most 1."""
-        return torch.cat([self.explained(part)[1] for part in self._parts(poses)]).clamp(max=1)
+        """Alpha (B, H, W) of any number of poses."""
+        return torch.cat([self.draw(part)[1] for part in self._parts(poses)])
 
     @torch.no_grad()
-    def terms(self, poses: Poses) -> Terms:
-        """For Levenberg-Marquardt: colour residuals weighted by alpha, and alpha, whose curvature keeps the outline."""
-        parts = []
-        height, width = self.level.camera.image_size
-        # The loss is linear in alpha. Where a smooth outline lies on an edge of the picture its second derivative along
-        # the outline's motion is about twice the jump of the cost times the square of alpha's slope.
-        outline = 2 * self.level.absent / (height * width)
+    def ground(self, poses: Poses) -> Tensor:
+        """(B, H, W, C), what the picture shows beside the object."""
+        return backdrop(self.silhouettes(poses), self.level.image)
+
+    @torch.no_grad()
+    def terms(self, poses: Poses, ground: Tensor) -> Terms:
+        """For the finish: the object over the ground (B or 1, H, W, C) against the picture, and alpha against the mask.
+
+        The outline counts through the contrast to the ground, so that it is neither drawn outwards nor inwards.
+        """
+        size = self.level.inside.numel()
+        parts, first = [], 0
         for part in self._parts(poses):
-            seen, alpha = self.explained(part)
-            curvature = seen.curvature[..., None].expand_as(seen.residuals).flatten(1)
-            edges = outline.expand_as(alpha).flatten(1)
-            residuals = torch.cat([seen.residuals.flatten(1), alpha.clamp(max=1).flatten(1)], 1)
-            parts.append(Terms(seen.loss, residuals, torch.cat([curvature, edges], 1)))
+            colour, alpha = self.draw(part)
+            behind = ground if len(ground) == 1 else ground[first : first + len(alpha)]
+            first += len(alpha)
+            residuals = alpha[..., None] * colour + (1 - alpha[..., None]) * behind - self.level.image
+            squares = residuals.square().mean(-1)
+            error = geman_mcclure(squares, self.tolerance)
+            loss = error.clamp(max=self.clutter).mean((-2, -1))
+            curvature = geman_mcclure_curvature(squares, self.tolerance) * (error < self.clutter)
+            curvature = (curvature / (size * residuals.shape[-1]))[..., None].expand_as(residuals)
+            if self.masked:
+                edge = (alpha - self.level.inside)[..., None]
+                loss = loss + geman_mcclure(edge.square(), OUTLINE).mean((-3, -2, -1))
+                residuals = torch.cat([residuals, edge], -1)
+                curvature = torch.cat([curvature, geman_mcclure_curvature(edge.square(), OUTLINE) / size], -1)
+            parts.append(Terms(loss, residuals.flatten(1), curvature.flatten(1)))
         return Terms(*map(torch.cat, zip(*parts, strict=True)))
 
     def _parts(self, poses: Poses) -> list[Poses]:

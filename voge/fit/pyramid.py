@@ -20,27 +20,24 @@ class Level(NamedTuple):
         camera: K and image size; its R and t do not count.
         image: (H, W, C).
         inside: (H, W), 0 to 1: where the object may be.
-        absent: (H, W): cost of a pixel that the object does not cover.
     """
 
     camera: Cameras
     image: Tensor
     inside: Tensor
-    absent: Tensor
 
     def resized(self, longest: int) -> Level:
         """The level with its longest side at most `longest` pixels."""
         height, width = self.camera.image_size
         scale = min(1.0, longest / max(height, width))
         size = max(1, round(height * scale)), max(1, round(width * scale))
-        maps = torch.cat([self.image, self.inside[..., None], self.absent[..., None]], -1)
-        maps = resize(maps, size)
-        return Level(self.camera.resize(size), maps[..., :-2], maps[..., -2], maps[..., -1])
+        maps = resize(torch.cat([self.image, self.inside[..., None]], -1), size)
+        return Level(self.camera.resize(size), maps[..., :-1], maps[..., -1])
 
     def cropped(self, box: tuple[int, int, int, int]) -> Level:
         """The part (x0, y0, x1, y1) of the picture."""
         x0, y0, x1, y1 = box
-        return Level(self.camera.crop(box), *(x[y0:y1, x0:x1] for x in self[1:]))
+        return Level(self.camera.crop(box), self.image[y0:y1, x0:x1], self.inside[y0:y1, x0:x1])
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -12,8 +12,9 @@ from voge.gaussians import Gaussians
 from voge.io import arrays, meshes, off, ply, splats
 from voge.io.atomic import atomic_path
 from voge.io.objects import Mesh, PointCloud, Scene, as_mesh, as_points
+from voge.io.reading import reading
 
-__all__ = ["Mesh", "PointCloud", "Scene", "as_mesh", "as_points", "atomic_path", "load", "save"]
+__all__ = ["Mesh", "PointCloud", "Scene", "as_mesh", "as_points", "atomic_path", "load", "reading", "save"]
 
 
 def load(path: str | os.PathLike[str]) -> Mesh | PointCloud | Scene:
@@ -26,25 +27,21 @@ def load(path: str | os.PathLike[str]) -> Mesh | PointCloud | Scene:
         ValueError: a file that is missing, broken, empty or of an unknown kind.
         ImportError: naming the extra of this package that reads it.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"path: {path} is not a file")
-    suffix = path.suffix.lower()
-    if suffix == ".npz":
-        return arrays.load_npz(path)
-    if suffix == ".safetensors":
-        return arrays.load_safetensors(path)
-    if suffix in (".off", ".goff"):
-        return off.load_off(path)
-    if suffix == ".ply":
-        elements = ply.read_header(path)
-        if "vertex" not in elements:
-            raise ValueError(f"path: {path} has no vertices")
-        if set(splats.PROPERTIES) <= set(elements["vertex"].scalars):
-            return splats.load_splats(path)
-        if "face" not in elements or not elements["face"].count:
-            return ply.load_points(path)
-    return meshes.load_mesh(path)
+    with reading(path) as path:
+        suffix = path.suffix.lower()
+        if suffix == ".npz":
+            return arrays.load_npz(path)
+        if suffix == ".safetensors":
+            return arrays.load_safetensors(path)
+        if suffix in (".off", ".goff"):
+            return off.load_off(path)
+        if suffix == ".ply":
+            elements = ply.read_header(path)
+            if set(splats.PROPERTIES) <= set(elements["vertex"].scalars):
+                return splats.load_splats(path)
+            if "face" not in elements or not elements["face"].count:
+                return ply.load_points(path)
+        return meshes.load_mesh(path)
 
 
 def save(path: str | os.PathLike[str], content: Any, features: Tensor | None = None) -> None:

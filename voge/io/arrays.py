@@ -31,15 +31,15 @@ def load_npz(path: Path) -> Scene:
         with zipfile.ZipFile(path) as archive:
             size = sum(info.file_size for info in archive.infolist())
             if size > max(1 << 28, 100 * path.stat().st_size):
-                raise ValueError(f"path: {path} would expand to {size} bytes, {size // path.stat().st_size} times its size")
+                raise ValueError(f"would expand to {size} bytes, {size // path.stat().st_size} times its size")
             shapes = {}
             for info in archive.infolist():
-                shapes[info.filename.removesuffix(".npy")] = _read_npy_header(path, archive, info)
-        _check_shapes(path, shapes)
+                shapes[info.filename.removesuffix(".npy")] = _read_npy_header(archive, info)
+        _check_shapes(shapes)
         with np.load(path, allow_pickle=False) as arrays:
-            return _scene(path, {name: torch.from_numpy(arrays[name]) for name in shapes})
+            return _scene({name: torch.from_numpy(arrays[name]) for name in shapes})
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, LookupError) as error:
-        raise ValueError(f"path: {path} is not an .npz file that can be read ({error})") from error
+        raise ValueError(f"not an .npz file that can be read ({error})") from error
 
 
 def save_npz(path: Path, scene: Scene) -> None:
@@ -59,10 +59,10 @@ def load_safetensors(path: Path) -> Scene:
         with safetensors.safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             shapes = {name: (tuple(part.get_shape()), str(part.get_dtype()).lower()) for name, part in slices.items()}
-            _check_shapes(path, shapes)
-            return _scene(path, {name: file.get_tensor(name) for name in shapes})
+            _check_shapes(shapes)
+            return _scene({name: file.get_tensor(name) for name in shapes})
     except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"path: {path} is not a .safetensors file that can be read ({error})") from error
+        raise ValueError(f"not a .safetensors file that can be read ({error})") from error
 
 
 def save_safetensors(path: Path, scene: Scene) -> None:
@@ -76,45 +76,45 @@ def _arrays(scene: Scene) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in arrays.items() if value is not None}
 
 
-def _scene(path: Path, arrays: Mapping[str, Tensor]) -> Scene:
+def _scene(arrays: Mapping[str, Tensor]) -> Scene:
     try:
         gaussians = Gaussians(arrays["means"], arrays["precisions"], arrays.get("density")).check()
     except (TypeError, ValueError) as error:
-        raise ValueError(f"path: {path} holds no valid Gaussians: {error}") from error
+        raise ValueError(f"holds no valid Gaussians: {error}") from error
     return Scene(gaussians, arrays.get("features"), arrays.get("sh"))
 
 
-def _check_shapes(path: Path, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+def _check_shapes(shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
     """ValueError unless the arrays are those of a Scene, (..., N, trailing) each, float32 or float64."""
     if missing := [name for name in _NEEDED if name not in shapes]:
-        raise ValueError(f"path: {path} lacks {' and '.join(missing)}: it holds {', '.join(map(repr, shapes)) or 'nothing'}"[:500])
+        raise ValueError(f"lacks {' and '.join(missing)}: it holds {', '.join(map(repr, shapes)) or 'nothing'}"[:500])
     for name, (shape, dtype) in shapes.items():
         if name not in _TRAILING:
-            raise ValueError(f"path: {path} holds an array {name[:80]!r}, expected only {', '.join(_TRAILING)}")
+            raise ValueError(f"holds an array {name[:80]!r}, expected only {', '.join(_TRAILING)}")
         if dtype not in ("<f4", "<f8", "f32", "f64"):
-            raise ValueError(f"path: {path} holds {name} of dtype {dtype}, expected float32 or float64")
+            raise ValueError(f"holds {name} of dtype {dtype}, expected float32 or float64")
         trailing = _TRAILING[name]
         split = len(shape) - len(trailing)
         fits = split >= 1 and all(want in (None, got) for want, got in zip(trailing, shape[split:], strict=True))
         num = shapes["means"][0][-2] if len(shapes["means"][0]) > 1 else None
         if not fits or shape[split - 1] != num:
             want = ", ".join(["...", "N", *(str(size or "any") for size in trailing)])
-            raise ValueError(f"path: {path} holds {name} of shape {shape}, expected ({want}) with N = {num}")
+            raise ValueError(f"holds {name} of shape {shape}, expected ({want}) with N = {num}")
 
 
-def _read_npy_header(path: Path, archive: zipfile.ZipFile, info: Any) -> tuple[tuple[int, ...], str]:
+def _read_npy_header(archive: zipfile.ZipFile, info: Any) -> tuple[tuple[int, ...], str]:
     """Shape and dtype of a member, checked against the bytes that the archive holds of it."""
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"path: {path} holds {info.filename[:80]!r} of an unknown version of .npy")
+            raise ValueError(f"holds {info.filename[:80]!r} of an unknown version of .npy")
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
         if dtype.hasobject:
-            raise ValueError(f"path: {path} holds pickled objects in {info.filename[:80]!r}, which are never loaded")
+            raise ValueError(f"holds pickled objects in {info.filename[:80]!r}, which are never loaded")
         size = dtype.itemsize * int(np.prod(shape, dtype=object))
         if size != info.file_size - file.tell():
             raise ValueError(
-                f"path: {path} announces {size} bytes in {info.filename[:80]!r}, it holds {info.file_size - file.tell()}"
+                f"announces {size} bytes in {info.filename[:80]!r}, it holds {info.file_size - file.tell()}"
             )
     return shape, dtype.str

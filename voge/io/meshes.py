@@ -33,7 +33,7 @@ def load_mesh(path: Path) -> Mesh | PointCloud:
     kind = path.suffix[1:].lower()
     formats = trimesh.available_formats() - _ARCHIVES
     if kind not in formats:
-        raise ValueError(f"path: {path} has the suffix {path.suffix!r}, expected one of {', '.join(sorted(formats))}")
+        raise ValueError(f"has the suffix {path.suffix!r}, expected one of {', '.join(sorted(formats))}")
     try:
         scene = trimesh.load_scene(str(path), process=kind == "stl")
         parts = scene.geometry.values()
@@ -41,7 +41,7 @@ def load_mesh(path: Path) -> Mesh | PointCloud:
             return as_points(next(part for part in parts if hasattr(part, "vertices")))
         return as_mesh(scene)
     except _BROKEN as error:
-        raise ValueError(f"path: {path} cannot be read as {kind.upper()} ({error})") from error
+        raise ValueError(f"cannot be read as {kind.upper()} ({error})") from error
 
 
 def save_mesh(path: Path, mesh: Mesh) -> None:
@@ -65,7 +65,8 @@ def to_trimesh(mesh: Mesh) -> Any:
     visual = None
     if texture is not None and uv is not None:
         image = library("PIL.Image").fromarray(_bytes(texture))
-        visual = trimesh.visual.TextureVisuals(uv, image=image)
+        material = trimesh.visual.material.PBRMaterial(baseColorTexture=image, baseColorFactor=[255] * 4)
+        visual = trimesh.visual.TextureVisuals(uv, material)
         colors = face_colors = None
     return trimesh.Trimesh(
         vertices, faces, process=False, visual=visual,

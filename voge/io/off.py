@@ -36,15 +36,15 @@ def load_off(path: Path) -> Mesh | Scene:
         try:
             return Scene(Gaussians(goff.points, precisions).check())
         except ValueError as error:
-            raise ValueError(f"path: {path} holds no valid Gaussians: {error}") from error
+            raise ValueError(f"holds no valid Gaussians: {error}") from error
     if kind not in ("OFF", "COFF") or len(counts) < 2:
-        raise ValueError(f"path: {path} begins with {kind[:20]!r}, expected OFF, COFF or GOFF and the counts")
+        raise ValueError(f"begins with {kind[:20]!r}, expected OFF, COFF or GOFF and the counts")
     num_vertices, num_faces = counts[:2]
-    _check_counts(path, {"vertices": num_vertices, "faces": num_faces}, lines)
-    table = _numbers(path, lines[:num_vertices], num_vertices)
+    _check_counts({"vertices": num_vertices, "faces": num_faces}, lines)
+    table = _numbers(lines[:num_vertices], num_vertices)
     polygons = [line.split() for line in lines[num_vertices : num_vertices + num_faces]]
     if table.shape[1] < (6 if kind == "COFF" else 3):
-        raise ValueError(f"path: {path} has {table.shape[1]} numbers a vertex, too few for {kind}")
+        raise ValueError(f"has {table.shape[1]} numbers a vertex, too few for {kind}")
     colors = table[:, 3:6] if kind == "COFF" else None
     if colors is not None and not any("." in line.split(None, 3)[3] for line in lines[:num_vertices]):
         colors = colors / 255
@@ -55,7 +55,7 @@ def load_off(path: Path) -> Mesh | Scene:
         faces = [(face[0], face[i], face[i + 1]) for face in corners for i in range(1, len(face) - 1)]
         return as_mesh(Mesh(table[:, :3], np.array(faces, np.int64).reshape(-1, 3), colors))
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"path: {path} cannot be read as {kind} ({error})") from error
+        raise ValueError(f"cannot be read as {kind} ({error})") from error
 
 
 def save_off(path: Path, mesh: Mesh) -> None:
@@ -81,15 +81,15 @@ def read_goff(path: Path) -> Goff:
     """
     kind, counts, lines = _read(path)
     if kind != "GOFF" or len(counts) != 3 or counts[1] not in (1, 3, 9) or counts[2] not in (0, 1):
-        raise ValueError(f"path: {path} begins with {kind[:20]!r} {counts}, expected GOFF, N, 1, 3 or 9, 0 or 1")
+        raise ValueError(f"begins with {kind[:20]!r} {counts}, expected GOFF, N, 1, 3 or 9, 0 or 1")
     num, width, with_radians = counts
-    _check_counts(path, {"centres": num, "sigmas": num, "radians": num * with_radians}, lines)
+    _check_counts({"centres": num, "sigmas": num, "radians": num * with_radians}, lines)
     rows = [lines[:num], lines[num : 2 * num], lines[2 * num : 3 * num]]
-    points, sigmas = (torch.from_numpy(_numbers(path, part, num)).float() for part in rows[:2])
+    points, sigmas = (torch.from_numpy(_numbers(part, num)).float() for part in rows[:2])
     if num and (points.shape[1], sigmas.shape[1]) != (3, width):
-        raise ValueError(f"path: {path} has rows of {points.shape[1]} and {sigmas.shape[1]} numbers, expected 3 and {width}")
+        raise ValueError(f"has rows of {points.shape[1]} and {sigmas.shape[1]} numbers, expected 3 and {width}")
     shape = {1: (num,), 3: (num, 3), 9: (num, 3, 3)}[width]
-    radians = torch.from_numpy(_numbers(path, rows[2], num)).float()[:, 0] if with_radians else None
+    radians = torch.from_numpy(_numbers(rows[2], num)).float()[:, 0] if with_radians else None
     return Goff(points.reshape(num, 3), sigmas.reshape(shape), radians)
 
 
@@ -119,18 +119,18 @@ def _read(path: Path) -> tuple[str, list[int], list[str]]:
     try:
         return kind, [int(word) for word in rest], lines[1:]
     except ValueError:
-        raise ValueError(f"path: {path} is not a file of the OFF family: no counts after {kind[:20]!r}") from None
+        raise ValueError(f"not a file of the OFF family, no counts after {kind[:20]!r}") from None
 
 
-def _check_counts(path: Path, counts: dict[str, int], lines: list[str]) -> None:
+def _check_counts(counts: dict[str, int], lines: list[str]) -> None:
     if min(counts.values()) < 0 or sum(counts.values()) > len(lines):
         announced = ", ".join(f"{count} {name}" for name, count in counts.items())
-        raise ValueError(f"path: {path} is truncated: its header announces {announced}, {len(lines)} lines follow")
+        raise ValueError(f"truncated: its header announces {announced}, {len(lines)} lines follow")
 
 
-def _numbers(path: Path, lines: list[str], num: int) -> np.ndarray:
+def _numbers(lines: list[str], num: int) -> np.ndarray:
     """(num, columns) float64; ValueError where rows differ in length or a word is no number."""
     try:
         return np.array([line.split() for line in lines], np.float64).reshape(num, -1 if num else 3)
     except ValueError as error:
-        raise ValueError(f"path: {path} has rows that cannot be read as numbers ({error})") from error
+        raise ValueError(f"has rows that cannot be read as numbers ({error})") from error

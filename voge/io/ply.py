@@ -36,7 +36,7 @@ def read_header(path: Path) -> dict[str, Element]:
         head = file.read(_LONGEST_HEADER)
     end = head.find(b"\nend_header")
     if not head.startswith(b"ply") or end < 0:
-        raise ValueError(f"path: {path} is not a PLY file: it has no header from 'ply' to 'end_header'")
+        raise ValueError("not a PLY file: no header from 'ply' to 'end_header'")
     body = path.stat().st_size - (end + len("\nend_header\n"))
     elements: dict[str, Element] = {}
     form, least, row, name = "", 0, 0, ""
@@ -56,27 +56,29 @@ def read_header(path: Path) -> dict[str, Element]:
                 least += count * (row if form != "ascii" else 2)  # of a text, a digit and a blank
                 elements[name] = Element(count, scalars + (() if is_list else (words[2],)), lists + ((words[4],) if is_list else ()))
         except (IndexError, KeyError, ValueError):
-            raise ValueError(f"path: {path} has a line in its PLY header that cannot be read: {line[:80]!r}") from None
+            raise ValueError(f"has a line in its PLY header that cannot be read: {line[:80]!r}") from None
     if form not in _FORMATS:
-        raise ValueError(f"path: {path} has PLY format {form[:80]!r}, expected one of {', '.join(_FORMATS)}")
+        raise ValueError(f"has PLY format {form[:80]!r}, expected one of {', '.join(_FORMATS)}")
     for name, element in elements.items():
         if element.count < 0:
-            raise ValueError(f"path: {path} announces {element.count} rows of {name!r}")
+            raise ValueError(f"announces {element.count} rows of {name!r}")
+    if "vertex" not in elements:
+        raise ValueError("has no element 'vertex'")
     if least > body + 1:  # the last blank of a text may be missing
         rows = ", ".join(f"{element.count} of {name!r}" for name, element in elements.items())
-        raise ValueError(f"path: {path} is truncated: its header announces {rows}, at least {least} bytes, it holds {body}")
+        raise ValueError(f"truncated: its header announces {rows}, at least {least} bytes, it holds {body}")
     return elements
 
 
 def read_vertices(path: Path) -> Any:
     """The rows of element 'vertex' as a structured array; ValueError where the file does not hold what it announces."""
     if read_header(path)["vertex"].lists:
-        raise ValueError(f"path: {path} has lists among the properties of its vertices")
+        raise ValueError("has lists among the properties of its vertices")
     plyfile = library("plyfile")
     try:
         return plyfile.PlyData.read(path, mmap=False)["vertex"].data
     except (plyfile.PlyParseError, ValueError, OSError, LookupError, MemoryError) as error:
-        raise ValueError(f"path: {path} cannot be read as PLY ({error})") from error
+        raise ValueError(f"cannot be read as PLY ({error})") from error
 
 
 def load_points(path: Path) -> PointCloud:

@@ -35,12 +35,12 @@ def load_splats(path: Path) -> Scene:
         )  # fmt: skip
     )
     if means is None or scales is None or quaternions is None or f_dc is None or logits is None:
-        raise ValueError(f"path: {path} lacks properties of a 3DGS file: x, y, z, {', '.join(PROPERTIES)}")
+        raise ValueError(f"lacks properties of a 3DGS file: x, y, z, {', '.join(PROPERTIES)}")
     for name, value in {"positions": means, "scales": scales, "rotations": quaternions, "opacities": logits, "colours": f_dc}.items():
         if not np.isfinite(value).all():
-            raise ValueError(f"path: {path} has {name} that are not finite")
+            raise ValueError(f"has {name} that are not finite")
     if not (quaternions != 0).any(-1).all():
-        raise ValueError(f"path: {path} has a quaternion of length zero")
+        raise ValueError("has a quaternion of length zero")
     scales = np.exp(np.clip(scales, -80, 80))
     scales = np.maximum(scales, FLATTEST * scales.max(-1, keepdims=True))
     density = np.maximum(np.logaddexp(0, logits[:, 0]), np.finfo(np.float32).tiny)
@@ -83,8 +83,8 @@ def save_splats(path: Path, scene: Scene) -> None:
 
 def _load_rest(rows: np.ndarray) -> torch.Tensor | None:
     """f_rest_0, 1, ... (all of red, then green, then blue) as (N, K, 3)."""
-    names = rows.dtype.names or ()
-    rest = columns(rows, *(f"f_rest_{i}" for i in range(sum(name.startswith("f_rest_") for name in names))))
-    if rest is None or not rest.shape[-1] or rest.shape[-1] % 3:
+    num = sum(name.startswith("f_rest_") for name in rows.dtype.names)
+    rest = columns(rows, *(f"f_rest_{i}" for i in range(num))) if num else None
+    if rest is None or num % 3:
         return None
     return torch.from_numpy(rest.reshape(len(rest), 3, -1)).float().mT.contiguous()

@@ -1,0 +1,23 @@
+"""Backends: `cpu` (native kernels) and `reference` (plain torch, any device); one is chosen by the tensors' device."""
+
+from __future__ import annotations
+
+import torch
+
+BACKENDS = ("cpu", "reference")
+
+
+def choose(backend: str | None, device: torch.device) -> str:
+    """Name of the backend for tensors on `device`; ValueError when it is unknown or does not fit the device."""
+    if backend is None:
+        if device.type != "cpu":
+            raise ValueError(
+                f"the Gaussians are on {device}, for which there is no native backend yet: move them to the CPU, or pass "
+                'backend="reference" (plain torch: slow, any device)'
+            )
+        return "cpu"
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(map(repr, BACKENDS))} or None, got {backend!r}")
+    if backend == "cpu" and device.type != "cpu":
+        raise ValueError(f'backend="cpu" needs tensors on the CPU, got {device}')
+    return backend

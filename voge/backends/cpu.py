@@ -1,0 +1,204 @@
+"""The native kernels as torch operators: schema, fake kernel, autograd. Annotations stay objects: the schemas are read from them."""
+
+from typing import Optional, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from voge import _cpu
+
+
+def _array(x: Optional[Tensor]) -> Optional[np.ndarray]:
+    return None if x is None else x.detach().contiguous().numpy()
+
+
+def _scene(means, precisions, density, origins, directions, valid, projection, grid, max_hits, threshold, near, world, points):
+    return {
+        "batch": max(means.shape[0], directions.shape[0]),
+        "means": _array(means),
+        "precisions": _array(precisions),
+        "density": _array(density),
+        "origins": _array(origins),
+        "directions": _array(directions),
+        "valid": _array(valid),
+        "projection": _array(projection),
+        "height": grid[0],
+        "width": grid[1],
+        "max_hits": max_hits,
+        "threshold": threshold,
+        "near": near,
+        "world": world,
+        "points": points,
+        "threads": torch.get_num_threads(),
+    }
+
+
+@torch.library.custom_op("voge::render", mutates_args=(), device_types="cpu")
+def render(
+    means: Tensor,  # (G, N, 3); every batch size is 1 or B
+    precisions: Tensor,  # (G, N, 3, 3)
+    density: Tensor,  # (G, N), absorptivity included
+    features: Tensor,  # (F, N, C)
+    origins: Tensor,  # (R, 1 or rays, 3)
+    directions: Tensor,  # (R, rays, 3)
+    valid: Optional[Tensor],  # (R, rays) bool
+    projection: Optional[Tensor],  # (R, 3, 4) float64: the rays are its pixel grid
+    height: int,
+    width: int,
+    max_hits: int,  # 0: all
+    threshold: float,
+    near: float,
+    world: bool,
+    points: int,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Features (B, rays, C), alpha (B, rays) and depth (B, rays) of every ray."""
+    scene = _scene(
+        *(means, precisions, density, origins, directions, valid, projection),
+        *((height, width), max_hits, threshold, near, world, points),
+    )
+    batch = scene["batch"] = max(scene["batch"], features.shape[0])
+    rays = directions.shape[1]
+    image = means.new_empty(batch, rays, features.shape[2])
+    alpha, depth = means.new_empty(batch, rays), means.new_empty(batch, rays)
+    _cpu.render_forward(
+        scene | {"features": _array(features), "image": image.numpy(), "alpha": alpha.numpy(), "depth": depth.numpy()}
+    )
+    return image, alpha, depth
+
+
+@render.register_fake
+def _(means, precisions, density, features, origins, directions, *settings):
+    batch = max(means.shape[0], directions.shape[0], features.shape[0])
+    rays = directions.shape[1]
+    return means.new_empty(batch, rays, features.shape[2]), means.new_empty(batch, rays), means.new_empty(batch, rays)
+
+
+@torch.library.custom_op("voge::render_backward", mutates_args=(), device_types="cpu")
+def render_backward(
+    grad_image: Tensor,
+    grad_alpha: Tensor,
+    grad_depth: Tensor,
+    means: Tensor,
+    precisions: Tensor,
+    density: Tensor,
+    features: Tensor,
+    origins: Tensor,
+    directions: Tensor,
+    valid: Optional[Tensor],
+    projection: Optional[Tensor],
+    height: int,
+    width: int,
+    max_hits: int,
+    threshold: float,
+    near: float,
+    world: bool,
+    points: int,
+    want_rays: bool,
+) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients with respect to means, precisions, density, features, origins and directions (the last two 0 unless wanted)."""
+    scene = _scene(
+        *(means, precisions, density, origins, directions, valid, projection),
+        *((height, width), max_hits, threshold, near, world, points),
+    )
+    batch = scene["batch"] = grad_image.shape[0]
+    grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (means, precisions, density, features)]
+    shared = origins.shape[1] == 1
+    grad_origins = origins.new_zeros(origins.shape[0] if shared else batch, *origins.shape[1:])
+    grad_directions = directions.new_zeros(batch, *directions.shape[1:]) if want_rays else None
+    names = ("grad_means", "grad_precisions", "grad_density", "grad_features")
+    _cpu.render_backward(
+        scene
+        | {name: x.numpy() for name, x in zip(names, grads, strict=True)}
+        | {
+            "features": _array(features),
+            "grad_image": _array(grad_image),
+            "grad_alpha": _array(grad_alpha),
+            "grad_depth": _array(grad_depth),
+            "grad_origins": grad_origins.numpy() if want_rays else None,
+            "grad_directions": grad_directions.numpy() if grad_directions is not None else None,
+        }
+    )
+    if grad_directions is None:
+        grad_directions = torch.zeros_like(directions)
+    return *grads, _sum_to(grad_origins, origins), _sum_to(grad_directions, directions)
+
+
+def _sum_to(grad: Tensor, x: Tensor) -> Tensor:
+    """Sum over scenes that share their rays; NumPy's order does not depend on the number of threads."""
+    if grad.shape[0] == x.shape[0]:
+        return grad
+    return torch.from_numpy(grad.numpy().sum(0, keepdims=True))
+
+
+@render_backward.register_fake
+def _(grad_image, grad_alpha, grad_depth, means, precisions, density, features, origins, directions, *settings):
+    return tuple(x.new_empty(x.shape) for x in (means, precisions, density, features, origins, directions))
+
+
+def _once(ctx, *grads):
+    raise RuntimeError(
+        'voge.render has no second derivatives on backend "cpu"; backend="reference" (plain torch) has them'
+    )
+
+
+render_backward.register_autograd(_once)
+
+
+def _setup(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:8])
+    ctx.settings = inputs[8:]
+
+
+def _backward(ctx, grad_image, grad_alpha, grad_depth):
+    want_rays = ctx.needs_input_grad[4] or ctx.needs_input_grad[5]
+    grads = render_backward(grad_image, grad_alpha, grad_depth, *ctx.saved_tensors, *ctx.settings, want_rays)
+    return *grads, None, None, *(None for _ in ctx.settings)
+
+
+render.register_autograd(_backward, setup_context=_setup)
+
+
+@torch.library.custom_op("voge::trace", mutates_args=(), device_types="cpu")
+def trace(
+    means: Tensor,
+    precisions: Tensor,
+    density: Tensor,
+    origins: Tensor,
+    directions: Tensor,
+    valid: Optional[Tensor],
+    projection: Optional[Tensor],
+    height: int,
+    width: int,
+    max_hits: int,
+    threshold: float,
+    near: float,
+    world: bool,
+) -> Tuple[Tensor, Tensor]:
+    """Hits of every ray by ascending length: indices (B, rays, max_hits), -1 for none, and no offsets; or, with
+    max_hits 0, flat indices (M,) and offsets (B * rays + 1,)."""
+    scene = _scene(
+        *(means, precisions, density, origins, directions, valid, projection),
+        *((height, width), max_hits, threshold, near, world, 1),
+    )
+    batch, rays = scene["batch"], directions.shape[1]
+    if max_hits > 0:
+        indices = torch.empty(batch, rays, max_hits, dtype=torch.int64)
+        _cpu.trace(scene | {"offsets": None, "counts": None, "indices": indices.numpy()})
+        return indices, torch.empty(0, dtype=torch.int64)
+    counts = torch.empty(batch * rays, dtype=torch.int64)
+    _cpu.trace(scene | {"offsets": None, "counts": counts.numpy(), "indices": None})
+    offsets = torch.zeros(batch * rays + 1, dtype=torch.int64)
+    torch.cumsum(counts, 0, out=offsets[1:])
+    indices = torch.empty(int(offsets[-1]), dtype=torch.int64)
+    _cpu.trace(scene | {"offsets": offsets.numpy(), "counts": None, "indices": indices.numpy()})
+    return indices, offsets
+
+
+@trace.register_fake
+def _(means, precisions, density, origins, directions, valid, projection, height, width, max_hits, *settings):
+    batch, rays = max(means.shape[0], directions.shape[0]), directions.shape[1]
+    if max_hits > 0:
+        return means.new_empty(batch, rays, max_hits, dtype=torch.int64), means.new_empty(0, dtype=torch.int64)
+    hits = torch.library.get_ctx().new_dynamic_size()
+    return means.new_empty(hits, dtype=torch.int64), means.new_empty(batch * rays + 1, dtype=torch.int64)
