@@ -52,10 +52,14 @@ def check(result: dict[str, Any]) -> None:
     expect(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", result["name"]) is not None, "name", "lower case words and hyphens")
     expect(bool(seeds) and all(type(s) is int for s in seeds), "seeds", "a list of integers, at least one")
     expect(len(set(seeds)) == len(seeds), "seeds", "distinct")
-    expect("ours" in runs and all(map(column, runs.values())), "runs", 'one finite number a seed for each arm and "ours"')
+    expect(
+        "ours" in runs and all(map(column, runs.values())), "runs", 'one finite number a seed for each arm and "ours"'
+    )
     expect(all(map(column, result["seconds"].values())), "seconds", "one finite number a seed for each arm")
     expect(set(result["seconds"]) <= set(runs), "seconds", f"of the arms {sorted(runs)}")
-    expect(set(result["baselines"]) <= set(runs) - {"ours"}, "baselines", f'among the arms {sorted(runs)} without "ours"')
+    expect(
+        set(result["baselines"]) <= set(runs) - {"ours"}, "baselines", f'among the arms {sorted(runs)} without "ours"'
+    )
     expect((ROOT / result["protocol"]).is_file(), "protocol", "the path of a file in the checkout")
     expect(re.fullmatch(r"rendered|real: \S.*", result["data"]) is not None, "data", '"rendered" or "real: NAME"')
 
@@ -98,7 +102,9 @@ def machine() -> str:
         if found := re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE):
             model = found[1].strip()
         flags = text
-    vectors = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("asimd", "NEON")) if flag in flags), "")
+    vectors = next(
+        (name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("asimd", "NEON")) if flag in flags), ""
+    )
     return ", ".join(filter(None, (model, f"{os.cpu_count()} cores", vectors)))
 
 

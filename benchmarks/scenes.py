@@ -36,7 +36,7 @@ def icosphere(settings: dict[str, Any], channels: int | None = None) -> Scene:
 
 
 def sphere(settings: dict[str, Any], num: int, size: tuple[int, int]) -> Scene:
-    """`num` Gaussians on the same sphere, so wide that they overlap as those of the icosphere, in an image of (H, W)."""
+    """`num` Gaussians on the same sphere, so wide that they overlap as the icosphere's, in an image of (H, W)."""
     means = voge.Gaussians.sphere(num).means + torch.tensor(settings["centre"])
     vertices = 10 * 4 ** settings["subdivisions"] + 2
     features = _features(num, settings["channels"], settings["seed"])
@@ -85,13 +85,15 @@ def opacity(render: Renderer, scene: Scene) -> Tensor:
 
 
 def agreement(ours: Renderer, peer: Renderer, scene: Scene) -> tuple[float, float]:
-    """Do both show the same thing? Returns (silhouette's intersection over union, correlation of colours in both silhouettes).
+    """Whether both show the same: the silhouettes' intersection over union, and the correlation of colours inside both.
 
     Ours is half opaque about one standard deviation outside the surface that the peers draw: its silhouette is drawn in
     by that much. The peer's is where its opacity passes 0.01.
     """
     pixels = scene.focal * scene.precision**-0.5 / scene.means[:, 2].mean().item()
-    inside = distance_transform_edt((opacity(ours, scene) > 0.5).numpy()) - 0.5  # from the border, not the pixel behind it
+    inside = (
+        distance_transform_edt((opacity(ours, scene) > 0.5).numpy()) - 0.5
+    )  # from the border, not the pixel behind it
     mine = torch.from_numpy(inside > pixels)
     other = opacity(peer, scene) > 0.01
     both = mine & other

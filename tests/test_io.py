@@ -14,6 +14,7 @@ import trimesh
 from PIL import Image
 
 from voge import io
+from voge.convert.surfaces import sample_texture
 from voge.gaussians import Gaussians, quaternions_to_matrices
 from voge.io import off
 
@@ -128,7 +129,10 @@ def test_npz_that_announces_more_than_it_holds(tmp_path):
 def test_zip_bomb(tmp_path):
     path = tmp_path / "a.npz"
     zeros = bytes(1 << 24)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("means.npy", "w", force_zip64=True) as file:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("means.npy", "w", force_zip64=True) as file,
+    ):
         file.write(npy((10**8, 3)))
         for _ in range(20):
             file.write(zeros)
@@ -143,7 +147,9 @@ def test_truncated_at_any_place(tmp_path, suffix):
     if suffix in ("npz", "safetensors", "ply", "goff"):
         io.save(path, some_gaussians(density=suffix != "goff")[0])
     elif suffix == "gltf":
-        path.write_text('{"asset": {"version": "2.0"}, "buffers": [{"byteLength": 1000000000000}], "meshes": [{"primitives": []}]}')
+        path.write_text(
+            '{"asset": {"version": "2.0"}, "buffers": [{"byteLength": 1000000000000}], "meshes": [{"primitives": []}]}'
+        )
     else:
         io.save(path, trimesh.creation.icosphere(1))
     content = path.read_bytes()
@@ -161,7 +167,10 @@ def test_truncated_at_any_place(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors", "ply", "off", "goff", "obj", "stl", "glb", "gltf", "xyz"])
-@pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"ply\n", b"OFF\n", b"GOFF 1 1 1", b"{}", os.urandom(400), b"PK\x03\x04" + bytes(60)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x00" * 100, b"ply\n", b"OFF\n", b"GOFF 1 1 1", b"{}", os.urandom(400), b"PK\x03\x04" + bytes(60)],
+)
 def test_rubbish(tmp_path, suffix, content):
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(content)
@@ -184,7 +193,7 @@ def test_bits_flipped(tmp_path):
             try:
                 io.load(path)
             except ValueError as error:
-                assert str(path) in str(error)  # noqa: PT017
+                assert str(path) in str(error)
 
 
 @pytest.mark.parametrize("path", ["missing.npz", "", "folder.npz"])
@@ -223,7 +232,9 @@ def test_splats_as_another_writer_has_them(tmp_path):
     scene = io.load(tmp_path / "a.ply")
     rotations = quaternions_to_matrices(quaternions.double())
     covariances = rotations @ torch.diag_embed(scales.double() ** 2) @ rotations.mT
-    torch.testing.assert_close(scene.gaussians.precisions.double() @ covariances, torch.eye(3).double().expand(7, 3, 3), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        scene.gaussians.precisions.double() @ covariances, torch.eye(3).double().expand(7, 3, 3), rtol=0, atol=1e-4
+    )
     torch.testing.assert_close(scene.gaussians.means, torch.stack([columns[axis] for axis in "xyz"], -1))
     torch.testing.assert_close(1 - torch.exp(-scene.gaussians.density), opacities)  # peak alpha
     torch.testing.assert_close(scene.features, colors)
@@ -236,7 +247,9 @@ def test_splats_return(tmp_path):
     scene = io.Scene(gaussians, torch.rand(50, 3) * 2 - 0.5, torch.randn(50, 8, 3))
     io.save(tmp_path / "a.ply", scene)
     back = io.load(tmp_path / "a.ply")
-    torch.testing.assert_close(back.gaussians.precisions, gaussians.precisions, rtol=1e-5, atol=1e-5 * float(gaussians.precisions.max()))
+    torch.testing.assert_close(
+        back.gaussians.precisions, gaussians.precisions, rtol=1e-5, atol=1e-5 * float(gaussians.precisions.max())
+    )
     torch.testing.assert_close(back.gaussians.density, gaussians.density)
     torch.testing.assert_close(back.features, scene.features)
     torch.testing.assert_close(back.sh, scene.sh)
@@ -244,7 +257,22 @@ def test_splats_return(tmp_path):
 
 def test_extreme_splats_stay_positive_definite(tmp_path):
     """Real captures have axes of exp(-19) beside exp(-1), and opacities of 0 and 1 to rounding."""
-    names = ["x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
+    names = [
+        "x",
+        "y",
+        "z",
+        "f_dc_0",
+        "f_dc_1",
+        "f_dc_2",
+        "opacity",
+        "scale_0",
+        "scale_1",
+        "scale_2",
+        "rot_0",
+        "rot_1",
+        "rot_2",
+        "rot_3",
+    ]
     table = np.zeros(3, [(name, "f4") for name in names])
     table["scale_0"], table["scale_1"], table["scale_2"] = -19.4, [-1, -19, -5], -0.9
     table["opacity"] = [-120, 0, 120]
@@ -257,7 +285,10 @@ def test_extreme_splats_stay_positive_definite(tmp_path):
     torch.testing.assert_close(io.load(tmp_path / "b.ply").gaussians.density, gaussians.density)
 
 
-@pytest.mark.parametrize(("name", "value", "message"), [("rot_0", 0, "quaternion"), ("scale_1", np.inf, "scales"), ("x", np.nan, "positions")])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("rot_0", 0, "quaternion"), ("scale_1", np.inf, "scales"), ("x", np.nan, "positions")],
+)
 def test_wrong_splats(tmp_path, name, value, message):
     io.save(tmp_path / "a.ply", some_gaussians()[0])
     data = plyfile.PlyData.read(tmp_path / "a.ply", mmap=False)
@@ -275,7 +306,20 @@ def test_wrong_splats(tmp_path, name, value, message):
 
 @pytest.mark.parametrize("form", ["ascii", "binary_little_endian", "binary_big_endian"])
 def test_coloured_points(tmp_path, form):
-    table = np.zeros(4, [("x", "f4"), ("y", "f8"), ("z", "f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("nx", "f4"), ("ny", "f4"), ("nz", "f4")])
+    table = np.zeros(
+        4,
+        [
+            ("x", "f4"),
+            ("y", "f8"),
+            ("z", "f4"),
+            ("red", "u1"),
+            ("green", "u1"),
+            ("blue", "u1"),
+            ("nx", "f4"),
+            ("ny", "f4"),
+            ("nz", "f4"),
+        ],
+    )
     table["x"], table["y"], table["z"], table["red"], table["nz"] = [1, 2, 3, 4], 5, [6, 7, 8, 9], [0, 51, 255, 102], 1
     element = plyfile.PlyElement.describe(table, "vertex")
     plyfile.PlyData([element], text=form == "ascii", byte_order=">" if "big" in form else "<").write(tmp_path / "a.ply")
@@ -313,7 +357,9 @@ def test_header_that_announces_too_much(tmp_path, form, count):
 )
 def test_wrong_headers(tmp_path, form, more, message):
     path = tmp_path / "a.ply"
-    path.write_bytes(HEADER.format(form=form, count=1, more=more).encode() + (b"0 0 0\n" if form == "ascii" else b"\xff" * 60))
+    path.write_bytes(
+        HEADER.format(form=form, count=1, more=more).encode() + (b"0 0 0\n" if form == "ascii" else b"\xff" * 60)
+    )
     with pytest.raises(ValueError, match=message):
         io.load(path)
 
@@ -359,7 +405,9 @@ def test_off_as_the_format_says(tmp_path, text):
     assert mesh.colors is None
 
 
-@pytest.mark.parametrize(("first", "expected"), [("255 0 51 255", [1, 0, 0.2]), ("1.0 0.0 0.2 1.0", [1, 0, 0.2]), ("1 0 0", [1 / 255, 0, 0])])
+@pytest.mark.parametrize(
+    ("first", "expected"), [("255 0 51 255", [1, 0, 0.2]), ("1.0 0.0 0.2 1.0", [1, 0, 0.2]), ("1 0 0", [1 / 255, 0, 0])]
+)
 def test_coff(tmp_path, first, expected):
     rest = " ".join(["0"] * len(first.split()))
     (tmp_path / "a.off").write_text(f"COFF\n3 1 0\n0 0 0 {first}\n1 0 0 {rest}\n0 1 0 {rest}\n3 0 1 2\n")
@@ -405,7 +453,7 @@ def test_wrong_obj(tmp_path, text):
     try:
         loaded = io.load(tmp_path / "a.obj")
     except ValueError as error:
-        assert "a.obj" in str(error)  # noqa: PT017
+        assert "a.obj" in str(error)
     else:  # vertices alone are points
         assert isinstance(loaded, io.PointCloud) and loaded.points.isfinite().all()
 
@@ -419,7 +467,9 @@ def test_obj_with_texture_and_material(tmp_path):
     torch.testing.assert_close(mesh.texture, torch.tensor([[[1.0, 0, 0], [0, 1, 0]]]))
     torch.testing.assert_close(mesh.uv, mesh.vertices[:, :2])
     (tmp_path / "a.mtl").write_text("newmtl m\nKd 0.2 0.4 0.6\n")
-    torch.testing.assert_close(io.load(tmp_path / "a.obj").colors, torch.tensor([[0.2, 0.4, 0.6]]).expand(4, 3), rtol=0, atol=3e-3)
+    torch.testing.assert_close(
+        io.load(tmp_path / "a.obj").colors, torch.tensor([[0.2, 0.4, 0.6]]).expand(4, 3), rtol=0, atol=3e-3
+    )
 
 
 def test_glb_with_texture_returns(tmp_path):
@@ -435,25 +485,37 @@ def test_glb_with_texture_returns(tmp_path):
         io.save(tmp_path / "a.ply", plate)
 
 
-def test_scenes_of_several_parts_keep_their_places_and_textures(tmp_path):
-    scene = trimesh.Scene()
-    for x, color in ((0, (255, 0, 0)), (5, (0, 0, 255))):
+def test_scenes_of_several_parts_keep_their_places_and_colours(tmp_path):
+    """Two textured parts, one of which repeats its image, one with a colour and one without: as trimesh colours each alone."""
+    generator = np.random.default_rng(0)
+    scene, alone = trimesh.Scene(), []
+    for i, (height, width) in enumerate([(8, 16), (5, 3), (0, 0)]):
         part = trimesh.creation.box((1, 1, 1))
-        image = Image.new("RGB", (8, 8), color)
-        part.visual = trimesh.visual.TextureVisuals(np.full((8, 2), 0.5), image=image)
-        scene.add_geometry(part, transform=trimesh.transformations.translation_matrix([x, 0, 0]))
+        uv = generator.random((8, 2)) if i == 0 else generator.random((8, 2)) * 5 - 2
+        material = trimesh.visual.material.PBRMaterial(baseColorFactor=[51, 102, 255, 255])
+        if height:
+            image = Image.fromarray(generator.integers(256, size=(height, width, 3), dtype=np.uint8))
+            material = trimesh.visual.material.PBRMaterial(baseColorTexture=image, baseColorFactor=[255] * 4)
+        part.visual = trimesh.visual.TextureVisuals(uv, material)
+        scene.add_geometry(part, transform=trimesh.transformations.translation_matrix([10 * i, 0, 0]))
+        alone.append(
+            sample_texture(torch.tensor(np.asarray(image) / 255), torch.tensor(uv))
+            if height
+            else torch.tensor([[0.2, 0.4, 1]]).expand(8, 3)
+        )
     (tmp_path / "a.glb").write_bytes(scene.export(file_type="glb"))
     mesh = io.load(tmp_path / "a.glb")
-    from voge.convert.surfaces import sample_texture
+    assert mesh.vertices.shape == (24, 3) and mesh.faces.shape == (36, 3)
+    found = sample_texture(mesh.texture, mesh.uv) * mesh.colors
+    for i, expected in enumerate(alone):
+        here = (mesh.vertices[:, 0] - 10 * i).abs() < 1
+        assert here.sum() == 8
+        torch.testing.assert_close(found[here], expected.float(), rtol=0, atol=1e-4)
 
-    colors = sample_texture(mesh.texture, mesh.uv)
-    left = mesh.vertices[:, 0] < 2
-    assert left.sum() == 8 and (~left).sum() == 8
-    torch.testing.assert_close(colors[left], torch.tensor([[1.0, 0, 0]]).expand(8, 3))
-    torch.testing.assert_close(colors[~left], torch.tensor([[0, 0, 1.0]]).expand(8, 3))
 
-
-@pytest.mark.parametrize("content", [{"asset": {"version": "2.0"}, "scenes": [{"nodes": [0]}], "nodes": [{"children": [0]}]}])
+@pytest.mark.parametrize(
+    "content", [{"asset": {"version": "2.0"}, "scenes": [{"nodes": [0]}], "nodes": [{"children": [0]}]}]
+)
 def test_gltf_that_contains_itself(tmp_path, content):
     import json
 
@@ -557,10 +619,15 @@ def test_what_cannot_be_saved(tmp_path, content, features, suffix, error, messag
 
 
 def test_safetensors_of_others(tmp_path):
-    safetensors.torch.save_file({"means": torch.zeros(2, 3), "precisions": torch.eye(3).repeat(2, 1, 1), "w": torch.zeros(1)}, tmp_path / "a.safetensors")
+    safetensors.torch.save_file(
+        {"means": torch.zeros(2, 3), "precisions": torch.eye(3).repeat(2, 1, 1), "w": torch.zeros(1)},
+        tmp_path / "a.safetensors",
+    )
     with pytest.raises(ValueError, match="'w'"):
         io.load(tmp_path / "a.safetensors")
-    safetensors.torch.save_file({"means": torch.zeros(2, 3).half(), "precisions": torch.eye(3).repeat(2, 1, 1)}, tmp_path / "b.safetensors")
+    safetensors.torch.save_file(
+        {"means": torch.zeros(2, 3).half(), "precisions": torch.eye(3).repeat(2, 1, 1)}, tmp_path / "b.safetensors"
+    )
     with pytest.raises(ValueError, match="dtype"):
         io.load(tmp_path / "b.safetensors")
     (tmp_path / "c.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}")

@@ -57,9 +57,10 @@ VOGE_HD void evaluate_cut(const Hits<T>& hits, const Place<T>& t, CutState<T>& c
   cut.total = 0;
   for (int k = 0; k < hits.count; ++k) {
     const T z = t.behind(hits.lengths[k]) * hits.inverse_widths[k];
-    const bool near = z > -Cutoff<T>::sigmas && z < Cutoff<T>::sigmas;
-    cut.cdf[k] = near ? normal_cdf(z) : T(z > 0);
-    cut.rho[k] = near ? hits.peaks[k] * hits.inverse_widths[k] * normal_pdf(z) : T(0);
+    // Phi is 0 or 1 beyond the cut-off, but where all densities are faint, even those of its far tail have a share.
+    const T apart = z < 0 ? -z : z;
+    cut.cdf[k] = apart < Cutoff<T>::sigmas ? normal_cdf(z) : T(z > 0);
+    cut.rho[k] = apart < 2 * Cutoff<T>::sigmas ? hits.peaks[k] * hits.inverse_widths[k] * normal_pdf(z) : T(0);
     cut.total += cut.rho[k];
   }
 }

@@ -212,7 +212,7 @@ struct Scratch {
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() { free(data); }
   V* ensure(size_t n) {
-    if (n <= capacity) return data;
+    if (data && n <= capacity) return data;
     n += n / 2 + 64;
     free(data);
     capacity = 0;

@@ -57,7 +57,9 @@ def mean_neighbor_distance(places: Tensor, num_neighbors: int, clip: float = 2.0
     """(N,): mean distance from each of N different points (N, 3) to the nearest others, none counted with more than `clip`
     times their mean. ValueError where there are fewer than two points."""
     if len(places) < 2:
-        raise ValueError(f"points: expected at least two different points, got {len(places)}: a width needs a neighbour")
+        raise ValueError(
+            f"points: expected at least two different points, got {len(places)}: a width needs a neighbour"
+        )
     tree = library("scipy.spatial").cKDTree(places.double().cpu().numpy())
     distances = tree.query(tree.data, min(num_neighbors + 1, len(places)))[0][:, 1:]  # the first is the point itself
     distances = torch.as_tensor(distances).to(places)

@@ -69,7 +69,9 @@ def cuboid(extents: Any, num: int, percentage: float = 0.5) -> tuple[Gaussians, 
             part = np.concatenate([part, [corner]])
         parts.append(part)
     means = torch.tensor(np.concatenate(parts)).to(sides)
-    faces = torch.arange(6, device=sides.device).repeat_interleave(torch.tensor([len(part) for part in parts], device=sides.device))
+    faces = torch.arange(6, device=sides.device).repeat_interleave(
+        torch.tensor([len(part) for part in parts], device=sides.device)
+    )
     return Gaussians(means, isotropic(means.new_full((len(means),), factor / edge**2))), faces
 
 
@@ -89,7 +91,9 @@ def sphere(num: int, radius: float = 1.0, percentage: float = 0.5) -> Gaussians:
     ring = (1 - z * z).sqrt()
     means = radius * torch.stack([ring * angle.cos(), ring * angle.sin(), z], -1)
     means = means.to(torch.get_default_dtype())
-    return Gaussians(means, isotropic(means.new_full((num,), midpoint_factor(percentage) * num / (4 * math.pi * radius**2))))
+    return Gaussians(
+        means, isotropic(means.new_full((num,), midpoint_factor(percentage) * num / (4 * math.pi * radius**2)))
+    )
 
 
 def plane(image: Tensor, size: Any, num: int | None = None) -> Scene:
@@ -122,7 +126,10 @@ def plane(image: Tensor, size: Any, num: int | None = None) -> Scene:
     (x, width), (y, height) = _windows(cols, sides[0], image), _windows(rows, sides[1], image)
     thickness = FLATNESS * math.sqrt(sides[0] * sides[1] / (rows * cols * math.pi))
     means = torch.stack([x.expand(rows, cols), y[:, None].expand(rows, cols), x.new_zeros(rows, cols)], -1)
-    variances = torch.stack([width.expand(rows, cols), height[:, None].expand(rows, cols), x.new_zeros(rows, cols)], -1) + thickness**2
+    variances = (
+        torch.stack([width.expand(rows, cols), height[:, None].expand(rows, cols), x.new_zeros(rows, cols)], -1)
+        + thickness**2
+    )
     gaussians = Gaussians(means.flatten(0, 1).to(image), torch.diag_embed(1 / variances.flatten(0, 1)).to(image))
     return Scene(gaussians, image.flatten(0, 1))
 
@@ -180,5 +187,7 @@ def _positive(name: str, value: Any, size: int) -> Tensor:
     value = torch.as_tensor(value)
     value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
     if value.shape != (size,) or not (value.isfinite() & (value > 0)).all():
-        raise ValueError(f"{name}: expected {size} finite number{'s' if size > 1 else ''} above zero, got {value.tolist()}")
+        raise ValueError(
+            f"{name}: expected {size} finite number{'s' if size > 1 else ''} above zero, got {value.tolist()}"
+        )
     return value

@@ -27,7 +27,12 @@ def scene(content: Any, num: int = 5000) -> Scene:
         return content
     if isinstance(content, Gaussians):
         return Scene(content)
-    if hasattr(content, "points") or hasattr(content, "points_packed") or not hasattr(content, "faces") and hasattr(content, "vertices"):
+    if (
+        hasattr(content, "points")
+        or hasattr(content, "points_packed")
+        or (not hasattr(content, "faces")
+        and hasattr(content, "vertices"))
+    ):
         cloud = as_points(content)
         return Scene(points(cloud), cloud.colors)
     mesh = as_mesh(content)

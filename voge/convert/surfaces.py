@@ -11,6 +11,7 @@ from torch import Tensor
 
 from voge.convert.meshes import check_count
 from voge.gaussians import Gaussians
+from voge.io.merge import texture_repeats
 from voge.io.objects import Mesh, as_mesh
 from voge.io.optional import library
 
@@ -119,26 +120,28 @@ def surface_colors(mesh: Any, where: Surface) -> Tensor:
         TypeError, ValueError: not a mesh, an empty one.
     """
     mesh = as_mesh(mesh)
+    factors = []
     if mesh.texture is not None and mesh.uv is not None:
-        return where.mean(sample_texture(mesh.texture, _interpolate(mesh, mesh.uv, where)))
+        factors.append(sample_texture(mesh.texture, _interpolate(mesh, mesh.uv, where)))
     if mesh.face_colors is not None:
-        return where.mean(mesh.face_colors[where.patch_faces])
+        factors.append(mesh.face_colors[where.patch_faces])
     if mesh.colors is not None:
-        return where.mean(_interpolate(mesh, mesh.colors, where))
-    return torch.full_like(where.normals, GREY)
+        factors.append(_interpolate(mesh, mesh.colors, where))
+    return where.mean(math.prod(factors)) if factors else torch.full_like(where.normals, GREY)
 
 
 def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
-    """(M, 3): the image (H, W, 3) between its pixels, at uv (M, 2) with (0, 0) the lower left corner; it repeats."""
-    height, width = texture.shape[:2]
-    x = uv[:, 0] * width - 0.5
-    y = (1 - uv[:, 1]) * height - 0.5
-    x0, y0 = x.floor(), y.floor()
-    dx, dy = (x - x0)[:, None], (y - y0)[:, None]
-    left, top = x0.long() % width, y0.long() % height
-    right, bottom = (left + 1) % width, (top + 1) % height
-    upper = torch.lerp(texture[top, left], texture[top, right], dx)
-    return torch.lerp(upper, torch.lerp(texture[bottom, left], texture[bottom, right], dx), dy)
+    """(M, 3): the image (H, W, 3) between its texels, at uv (M, 2) with (0, 0) the lower left corner. It repeats where some
+    coordinates leave [0, 1], otherwise its borders are continued."""
+    size = torch.tensor([texture.shape[1], texture.shape[0]], device=uv.device)
+    place = torch.stack([uv[:, 0], 1 - uv[:, 1]], -1) * size - 0.5
+    low = place.floor()
+    x, y = (place - low)[..., None].unbind(1)
+    low = torch.stack([low, low + 1]).long()
+    low = low % size if texture_repeats(uv) else low.clamp(min=torch.zeros_like(size), max=size - 1)
+    (left, right), (top, bottom) = low.unbind(-1)
+    upper = torch.lerp(texture[top, left], texture[top, right], x)
+    return torch.lerp(upper, torch.lerp(texture[bottom, left], texture[bottom, right], x), y)
 
 
 def _interpolate(mesh: Mesh, values: Tensor, where: Surface) -> Tensor:

@@ -26,19 +26,22 @@ def lit(colour: Tensor, alpha: Tensor, image: Tensor, lighting: str, tolerance: 
     return gain * colour + bias
 
 
-def backdrop(alpha: Tensor, image: Tensor) -> Tensor:
-    """The ground behind the object (..., H, W, C): the mean of uncovered pixels nearby, or further off where there are none."""
-    clear = (1 - alpha.clamp(0, 1))[..., None] ** 4
-    total, weight = torch.zeros_like(clear), torch.zeros_like(clear)
+def backdrop(colour: Tensor, alpha: Tensor, image: Tensor) -> Tensor:
+    """The ground behind the object (..., H, W, C): where the picture is alpha colour + (1 - alpha) ground, the nearest
+    such ground by least squares in a window, or further off where the object covers the window; clear pixels count most.
+    """
+    clear = (1 - alpha.clamp(0, 1))[..., None]
+    share, weight = clear**3 * (image - alpha[..., None] * colour), clear**4
+    total, norm = torch.zeros_like(share), torch.zeros_like(weight)
     longest = max(image.shape[:2])
     for window, trust in ((longest // 12, 1.0), (longest // 3, 1e-2), (2 * longest, 1e-4)):
-        total = total + trust * _box(clear * image, window)
-        weight = weight + trust * _box(clear, window)
-    return total / weight.clamp(min=1e-9)
+        total = total + trust * _box(share, window)
+        norm = norm + trust * _box(weight, window)
+    return total / norm.clamp(min=1e-9)
 
 
 def _affine(colour: Tensor, alpha: Tensor, image: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-    """Least squares over the covered pixels, reweighted twice to forget outliers; the gain is drawn to 1 and kept in GAINS."""
+    """Least squares over covered pixels, reweighted twice to forget outliers; the gain is drawn to 1, within GAINS."""
     weight = alpha
     for _ in range(3):
         total = weight.sum((-3, -2), keepdim=True).clamp(min=1e-6)

@@ -9,9 +9,10 @@ from torch.nn.functional import normalize
 from voge.cameras import Cameras
 from voge.fit.rigid import even_rotations
 from voge.fit.starts import Solid, ahead
+from voge.fragments import trace
 from voge.gaussians import Gaussians
 from voge.io.optional import library
-from voge.render import render, trace
+from voge.render import render
 
 
 def backbone(name: str, pretrained: bool = True, level: int = 1) -> nn.Module:
@@ -46,7 +47,8 @@ def encode(encoder: nn.Module, images: Tensor) -> Tensor:
     """Feature maps (B, h, w, C) of unit length in every pixel, of pictures (B, H, W, 3)."""
     maps = encoder(images.movedim(-1, 1))
     if not isinstance(maps, Tensor) or maps.dim() != 4 or len(maps) != len(images):
-        raise ValueError(f"encoder: expected feature maps (B, C, h, w), got {getattr(maps, 'shape', type(maps).__name__)}")
+        got = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+        raise ValueError(f"encoder: expected feature maps (B, C, h, w), got {got}")
     return normalize(maps.movedim(1, -1), dim=-1)
 
 

@@ -32,13 +32,11 @@ class Minimum(NamedTuple):
         x: (B, P).
         loss: (B,).
         converged: (B,) bool, the last step was shorter than the tolerance.
-        iterations: int.
     """
 
     x: Tensor
     loss: Tensor
     converged: Tensor
-    iterations: int
 
 
 def central_differences(
@@ -81,9 +79,9 @@ def levenberg_marquardt(
 ) -> Minimum:
     """Minimises the loss from x (B, P), each row by itself, moving the numbers `free` only.
 
-    The direction is that of the loss's own gradient, by central differences; the residuals give the curvature (so the loss
-    may have terms that are no squares). Several dampings are tried in one call; a step that does not lower the loss is
-    not taken. Source: J. Nocedal, S. Wright, Numerical Optimization, 10.3.
+    The direction is that of the loss's own gradient, by central differences; the residuals give the curvature (so the
+    loss may have terms that are no squares). Several dampings are tried in one call; a step that does not lower the
+    loss is not taken. Source: J. Nocedal, S. Wright, Numerical Optimization, 10.3.
 
     Args:
         model: at x (B, P), the function `evaluate` of an iteration: points (B * n, P), n for each row -> Terms. What it
@@ -93,8 +91,8 @@ def levenberg_marquardt(
     """
     damping = torch.full((len(x),), 1e-2, dtype=torch.float64, device=x.device)
     converged = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    loss, iteration = torch.zeros(0), 0
-    for iteration in range(1, iterations + 1):
+    loss = torch.full_like(x[:, 0], float("inf"))
+    for _ in range(iterations):
         evaluate = model(x)
         terms, gradient, jacobian = central_differences(evaluate, x, free, step)
         loss, hessian = terms.loss, gauss_newton(jacobian, terms.curvature)
@@ -117,4 +115,4 @@ def levenberg_marquardt(
             callback(x, loss)
         if converged.all():
             break
-    return Minimum(x, loss, converged, iteration)
+    return Minimum(x, loss, converged)

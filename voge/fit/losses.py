@@ -5,8 +5,6 @@ Shapes: pictures (..., H, W, C), coverages and masks (..., H, W); losses (...).
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 
@@ -16,7 +14,7 @@ def charbonnier(residuals: Tensor, tolerance: float = 1e-3) -> Tensor:
 
 
 def geman_mcclure(squares: Tensor, tolerance: float) -> Tensor:
-    """r^2 / (r^2 + tolerance^2) of the squares r^2, elementwise: 0 to 1, flat for outliers (Geman and McClure, 1985)."""
+    """r^2 / (r^2 + tolerance^2) of the squares r^2, elementwise: 0 to 1, flat for outliers (Geman, McClure, 1985)."""
     return squares / (squares + tolerance * tolerance)
 
 
@@ -32,20 +30,13 @@ def silhouette_iou(alpha: Tensor, mask: Tensor) -> Tensor:
     return 1 - both / either.clamp(min=1e-9)
 
 
-def object_cost(squares: Tensor, inside: Tensor, tolerance: float, clutter: float) -> Tensor:
-    """Cost (..., H, W) of every pixel as the object, from the squared colour error: 0 to `clutter`.
+def explained_iou(alpha: Tensor, error: Tensor, mask: Tensor | None, room: float) -> Tensor:
+    """1 - intersection / union, where a covered pixel of the intersection counts by how well it is explained, 1 - error.
 
-    `clutter` where something else explains the pixel better (an occluder), and where `inside` is 0: such pixels give no
-    gradient to the colours. It is the max(score, clutter) of NeMo (Wang et al., ICLR 2021).
+    Without a mask the union is the covered area and `room` more pixels: an object that shrinks explains less of them, one
+    that grows over pixels it does not explain pays for them.
     """
-    return inside * geman_mcclure(squares, tolerance).clamp(max=clutter) + (1 - inside) * clutter
-
-
-def balanced_absence(contrast: float, tolerance: float) -> float:
-    """The cost of an uncovered pixel for which an outline is drawn neither outwards nor inwards.
-
-    Over a soft edge a pixel is a c + (1 - a) b with a from 0 to 1, so the object's colour c errs by (1 - a) |c - b|. The
-    mean of its Geman-McClure error over the edge is 1 - arctan(k) / k with k = |c - b| / tolerance.
-    """
-    k = contrast / tolerance
-    return 1 - math.atan(k) / k if k > 0.1 else k * k / 3
+    if mask is None:
+        return 1 - (alpha * (1 - error)).sum((-2, -1)) / (alpha.sum((-2, -1)) + room)
+    both = (alpha * mask * (1 - error)).sum((-2, -1))
+    return 1 - both / (alpha + mask - alpha * mask).sum((-2, -1))

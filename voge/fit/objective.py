@@ -10,7 +10,7 @@ from torch import Tensor
 
 from voge.fit.appearance import backdrop, lit
 from voge.fit.levenberg import Terms
-from voge.fit.losses import balanced_absence, geman_mcclure, geman_mcclure_curvature, object_cost
+from voge.fit.losses import explained_iou, geman_mcclure, geman_mcclure_curvature
 from voge.fit.pyramid import Level
 from voge.fit.starts import Poses, Solid
 from voge.gaussians import Gaussians
@@ -27,8 +27,9 @@ class Objective:
     Attributes:
         gaussians: N, as wide as the level wants them. features: (N, C).
         masked: whether the level's `inside` is more than ones.
-        tolerance: of colours. contrast: of the object against what else is in the picture, both in their units.
-        clutter: cost above which a covered pixel counts as occluded.
+        room: without a mask, the share of the picture that is there to be explained (losses.explained_iou).
+        tolerance: of colours.
+        clutter: error, 0 to 1, above which something else explains a covered pixel better.
         settings: of voge.render.
     """
 
@@ -37,33 +38,32 @@ class Objective:
     level: Level
     solid: Solid
     masked: bool
+    room: float
     tolerance: float
-    contrast: float
     clutter: float
     lighting: str
     settings: dict[str, Any] = field(default_factory=dict)
 
     def draw(self, poses: Poses) -> tuple[Tensor, Tensor]:
-        """Colour (B, H, W, C) in the light of the picture, freed of the coverage, and the coverage (B, H, W), at most 1."""
+        """Colour (B, H, W, C) in the light of the picture, and coverage (B, H, W), at most 1, of which it is freed."""
         drawn = render(self.gaussians, poses.cameras(self.level.camera, self.solid), self.features, **self.settings)
         colour = drawn.features / drawn.alpha[..., None].clamp(min=1e-3)
         alpha = drawn.alpha.clamp(max=1)
         return lit(colour, alpha, self.level.image, self.lighting, self.tolerance), alpha
 
-    def cost(self, colour: Tensor) -> Tensor:
-        """(B, H, W), of every pixel as the object."""
+    def error(self, colour: Tensor) -> Tensor:
+        """(B, H, W), 0 to `clutter`, of every pixel as the object. Above that it has no gradient: something else is there.
+
+        This is the max(score, clutter) of NeMo (Wang et al., ICLR 2021).
+        """
         squares = (colour - self.level.image).square().mean(-1)
-        return object_cost(squares, self.level.inside, self.tolerance, self.clutter)
+        return geman_mcclure(squares, self.tolerance).clamp(max=self.clutter)
 
     def loss(self, poses: Poses) -> Tensor:
-        """(B,), for the search: every pixel is the object, or anything else, at a cost; alpha mixes the two.
-
-        Anything else costs something where the object may be, so that shrinking does not win, and less than `clutter`, so
-        that growing does not either.
-        """
+        """(B,), for the search."""
         colour, alpha = self.draw(poses)
-        absent = min(balanced_absence(self.contrast, self.tolerance), 0.75 * self.clutter)
-        return (alpha * self.cost(colour) + (1 - alpha) * absent * self.level.inside).mean((-2, -1))
+        inside = self.level.inside
+        return explained_iou(alpha, self.error(colour), inside if self.masked else None, self.room * inside.numel())
 
     @torch.no_grad()
     def losses(self, poses: Poses) -> Tensor:
@@ -78,7 +78,7 @@ class Objective:
     @torch.no_grad()
     def ground(self, poses: Poses) -> Tensor:
         """(B, H, W, C), what the picture shows beside the object."""
-        return backdrop(self.silhouettes(poses), self.level.image)
+        return torch.cat([backdrop(*self.draw(part), self.level.image) for part in self._parts(poses)])
 
     @torch.no_grad()
     def terms(self, poses: Poses, ground: Tensor) -> Terms:

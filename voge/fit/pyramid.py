@@ -49,7 +49,7 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def widened(gaussians: Gaussians, variance: float) -> Gaussians:
-    """The Gaussians convolved with a round one of that variance: every covariance grows by variance times the identity."""
+    """The Gaussians convolved with a round one: every covariance grows by variance times the identity."""
     if variance <= 0:
         return gaussians
     eye = torch.eye(3, dtype=torch.float64, device=gaussians.device)

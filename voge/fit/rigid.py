@@ -52,7 +52,7 @@ def even_rotations(count: int, seed: int = 0) -> Tensor:
 
 
 def rotations_within(spread: float, count: int, seed: int = 0) -> Tensor:
-    """`count` rotations (count, 3, 3), float64, evenly spread over those of at most `spread` radians; the first is none.
+    """`count` rotations (count, 3, 3), float64, evenly spread over those of at most `spread` radians; the first is 1.
 
     `spread` = pi is the whole group. The cover is a ball cut out of an even cover of everything.
     """

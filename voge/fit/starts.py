@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from voge.cameras import Cameras
-from voge.fit.rigid import exp_so3, rotation_angle
+from voge.fit.rigid import exp_so3
 from voge.gaussians import Gaussians
 
 # The numbers a pose is moved by. Rotations are about the object's centre and the camera's axes.
@@ -17,7 +18,7 @@ NUMBERS = ("rx", "ry", "rz", "tx", "ty", "tz", "focal")
 GROUPS = {"all": NUMBERS[:6], "rotation": NUMBERS[:3], "translation": NUMBERS[3:6]}
 
 
-def free_numbers(free: str | tuple[str, ...] | list[str]) -> Tensor:
+def free_numbers(free: str | Sequence[str]) -> Tensor:
     """Indices (F,) into NUMBERS of the names in `free`: those of NUMBERS, or "all", "rotation", "translation"."""
     chosen = set()
     for name in (free,) if isinstance(free, str) else free:
@@ -71,7 +72,7 @@ class Poses(NamedTuple):
         return Cameras(self.R, self.centre - self.R @ solid.centre, K, camera.image_size)
 
     def moved(self, x: Tensor, solid: Solid) -> Poses:
-        """Moved by x (B, 7), in the order of NUMBERS: radians; radii of the object, of depth its logarithm; log focal length.
+        """Moved by x (B, 7), in the order of NUMBERS: radians; radii of the object, log depth; log focal length.
 
         The rotation is multiplied on the left by exp(x[:3]), the object's centre stays; zeros change no bit.
         """
@@ -83,21 +84,8 @@ class Poses(NamedTuple):
         return Poses(*(part[index] for part in self))
 
 
-def distinct(poses: Poses, order: Tensor, keep: int, apart: float, solid: Solid) -> Tensor:
-    """The first `keep` of `order` (indices into the poses, best first) that differ by `apart` radians or radii."""
-    kept: list[int] = []
-    for i in order.tolist():
-        turn = rotation_angle(poses.R[kept], poses.R[i])
-        shift = (poses.centre[kept] - poses.centre[i]).norm(dim=-1) / solid.radius
-        if bool((torch.maximum(turn, shift) > apart).all()):
-            kept.append(i)
-        if len(kept) == keep:
-            break
-    return torch.tensor(kept, device=poses.R.device)
-
-
 def ahead(rotations: Tensor, camera: Cameras, solid: Solid, fill: float = 0.7) -> Poses:
-    """The object turned by `rotations` (S, 3, 3) in the middle of the picture, its ball filling `fill` of the shorter side."""
+    """The object at `rotations` (S, 3, 3) in the middle of the picture, its ball filling `fill` of the shorter side."""
     height, width = camera.image_size
     focal = float(camera.K.diagonal()[:2].mean())
     distance = solid.radius * math.hypot(1, 2 * focal / (fill * min(height, width)))
@@ -107,7 +95,7 @@ def ahead(rotations: Tensor, camera: Cameras, solid: Solid, fill: float = 0.7) -
 
 
 def onto_mask(poses: Poses, alpha: Tensor, mask: Tensor, camera: Cameras) -> Poses:
-    """Moves each pose so that its silhouette `alpha` (S, H, W) gets area and centroid of `mask` (H, W), seen by `camera`."""
+    """Moves each pose so that its silhouette `alpha` (S, H, W) gets area and centroid of `mask` (H, W)."""
     (area, middle), (target_area, target) = _moments(alpha), _moments(mask)
     depth = poses.centre[:, 2:]
     nearer = (area / target_area).clamp(1e-3, 1e3).sqrt()[:, None]

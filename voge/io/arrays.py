@@ -72,7 +72,13 @@ def save_safetensors(path: Path, scene: Scene) -> None:
 
 def _arrays(scene: Scene) -> dict[str, Tensor]:
     gaussians, features, sh = scene
-    arrays = {"means": gaussians.means, "precisions": gaussians.precisions, "density": gaussians.density, "features": features, "sh": sh}
+    arrays = {
+        "means": gaussians.means,
+        "precisions": gaussians.precisions,
+        "density": gaussians.density,
+        "features": features,
+        "sh": sh,
+    }
     return {name: value.detach().cpu().contiguous() for name, value in arrays.items() if value is not None}
 
 

@@ -21,7 +21,7 @@ _WRITTEN = (".glb", ".obj", ".ply", ".stl")  # one file each
 
 
 def load_mesh(path: Path) -> Mesh | PointCloud:
-    """The mesh of a file, all its parts in one, textures packed into one image; or its points, where it has no faces.
+    """The mesh of a file, all its parts in one, their textures in one image; or its points, where it has no faces.
 
     Files beside it (materials, textures) are read from its own folder only. STL, which repeats every vertex, is merged;
     other vertices keep their order.
@@ -61,7 +61,9 @@ def save_mesh(path: Path, mesh: Mesh) -> None:
 def to_trimesh(mesh: Mesh) -> Any:
     """The mesh as a trimesh.Trimesh with its colours or its texture."""
     trimesh = library("trimesh")
-    vertices, faces, colors, face_colors, uv, texture = (None if part is None else part.detach().cpu().numpy() for part in mesh)
+    vertices, faces, colors, face_colors, uv, texture = (
+        None if part is None else part.detach().cpu().numpy() for part in mesh
+    )
     visual = None
     if texture is not None and uv is not None:
         image = library("PIL.Image").fromarray(_bytes(texture))

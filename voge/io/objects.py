@@ -9,17 +9,20 @@ import torch
 from torch import Tensor
 
 from voge.gaussians import Gaussians
+from voge.io.merge import merge
 
 
 class Mesh(NamedTuple):
-    """A triangle mesh. Colours lie in [0, 1]; of the ways to colour it, the first that is there counts: texture, face_colors, colors.
+    """A triangle mesh. Colours lie in [0, 1]; that of a point is the product of those that are there: of the texture, of its
+    face and of its vertices.
 
     Attributes:
         vertices: (V, 3).
         faces: (F, 3) int64, indices of vertices.
         colors: (V, 3) or None, one a vertex.
         face_colors: (F, 3) or None.
-        uv: (V, 2) or None, texture coordinates: u to the right, v up, (0, 0) the lower left corner of the image; they repeat.
+        uv: (V, 2) or None, texture coordinates: u to the right, v up, (0, 0) the lower left corner of the
+            image, which repeats where they leave [0, 1].
         texture: (H, W, 3) or None, first row on top.
     """
 
@@ -74,8 +77,9 @@ def as_mesh(mesh: Any, faces: Any = None) -> Mesh:
         mesh = Mesh(*mesh)
     elif hasattr(mesh, "verts_packed"):
         mesh = _from_pytorch3d(mesh)
-    elif hasattr(mesh, "geometry") and hasattr(mesh, "to_mesh"):
-        mesh = _from_trimesh(mesh.to_mesh())
+    elif hasattr(mesh, "geometry") and hasattr(mesh, "dump"):
+        parts = [_checked(_from_trimesh(part)) for part in mesh.dump() if hasattr(part, "faces")]
+        mesh = merge(parts) if parts else Mesh(np.zeros((0, 3)), np.zeros((0, 3), int))
     elif hasattr(mesh, "visual") and hasattr(mesh, "faces"):
         mesh = _from_trimesh(mesh)
     if not isinstance(mesh, Mesh):
@@ -192,6 +196,9 @@ def _from_trimesh(mesh: Any) -> Mesh:
         return Mesh(mesh.vertices, mesh.faces, colors=colors)
     texture = np.asarray(image.convert("RGB")) / 255.0
     factor = getattr(material, "baseColorFactor", None)
-    if factor is not None:
-        texture = texture * _unit_colors(factor)
-    return Mesh(mesh.vertices, mesh.faces, uv=np.asarray(visual.uv)[:, :2], texture=texture)
+    colors = (
+        None
+        if factor is None or (_unit_colors(factor) == 1).all()
+        else np.broadcast_to(_unit_colors(factor), mesh.vertices.shape)
+    )
+    return Mesh(mesh.vertices, mesh.faces, colors, uv=np.asarray(visual.uv)[:, :2], texture=texture)

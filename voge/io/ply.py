@@ -54,7 +54,9 @@ def read_header(path: Path) -> dict[str, Element]:
                 is_list = words[1] == "list"
                 row = _BYTES[words[2] if is_list else words[1]]  # of a list, at least its length
                 least += count * (row if form != "ascii" else 2)  # of a text, a digit and a blank
-                elements[name] = Element(count, scalars + (() if is_list else (words[2],)), lists + ((words[4],) if is_list else ()))
+                elements[name] = Element(
+                    count, scalars + (() if is_list else (words[2],)), lists + ((words[4],) if is_list else ())
+                )
         except (IndexError, KeyError, ValueError):
             raise ValueError(f"has a line in its PLY header that cannot be read: {line[:80]!r}") from None
     if form not in _FORMATS:
@@ -76,7 +78,7 @@ def read_vertices(path: Path) -> Any:
         raise ValueError("has lists among the properties of its vertices")
     plyfile = library("plyfile")
     try:
-        return plyfile.PlyData.read(path, mmap=False)["vertex"].data
+        return plyfile.PlyData.read(path)["vertex"].data
     except (plyfile.PlyParseError, ValueError, OSError, LookupError, MemoryError) as error:
         raise ValueError(f"cannot be read as PLY ({error})") from error
 

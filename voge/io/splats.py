@@ -14,7 +14,12 @@ from voge.io.ply import columns, read_vertices, write_vertices
 
 SH_0 = 0.28209479177387814  # the spherical harmonic of degree 0, 1 / (2 sqrt(pi))
 FLATTEST = 1e-3  # least ratio of a Gaussian's axes: float32 precision matrices stay positive definite down to here
-PROPERTIES = ("opacity", *(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4)), *(f"f_dc_{i}" for i in range(3)))
+PROPERTIES = (
+    "opacity",
+    *(f"scale_{i}" for i in range(3)),
+    *(f"rot_{i}" for i in range(4)),
+    *(f"f_dc_{i}" for i in range(3)),
+)
 
 
 def load_splats(path: Path) -> Scene:
@@ -31,12 +36,22 @@ def load_splats(path: Path) -> Scene:
     means, scales, quaternions, f_dc, logits = (
         columns(rows, *names)
         for names in (
-            ("x", "y", "z"), PROPERTIES[1:4], PROPERTIES[4:8], PROPERTIES[8:], PROPERTIES[:1],
+            ("x", "y", "z"),
+            PROPERTIES[1:4],
+            PROPERTIES[4:8],
+            PROPERTIES[8:],
+            PROPERTIES[:1],
         )  # fmt: skip
     )
     if means is None or scales is None or quaternions is None or f_dc is None or logits is None:
         raise ValueError(f"lacks properties of a 3DGS file: x, y, z, {', '.join(PROPERTIES)}")
-    for name, value in {"positions": means, "scales": scales, "rotations": quaternions, "opacities": logits, "colours": f_dc}.items():
+    for name, value in {
+        "positions": means,
+        "scales": scales,
+        "rotations": quaternions,
+        "opacities": logits,
+        "colours": f_dc,
+    }.items():
         if not np.isfinite(value).all():
             raise ValueError(f"has {name} that are not finite")
     if not (quaternions != 0).any(-1).all():

@@ -23,7 +23,9 @@ from voge.io import off
 from voge.io.objects import as_mesh, as_points
 
 
-def naive_vertices_converter(vertices: Any, faces: Any, percentage: float = 0.5, max_sig_rate: float = -1) -> tuple[Any, Any, None]:
+def naive_vertices_converter(
+    vertices: Any, faces: Any, percentage: float = 0.5, max_sig_rate: float = -1
+) -> tuple[Any, Any, None]:
     """sigmas (V,) = 2 ln(1/p) / L^2, L the mean length of a vertex's edges; where it has none, 10 bounding diagonals over V.
 
     max_sig_rate above 0 limits them to so many times their mean: a floor of the sizes.
@@ -48,13 +50,21 @@ def normal_mesh_converter(
     """
     mesh, normals = as_mesh(_tensor(vertices), _tensor(faces)), _tensor(normals)
     if normals.shape != mesh.vertices.shape or not ((normals**2).sum(-1) - 1).abs().max() < 0.1:
-        raise ValueError(f"normals: expected unit vectors {tuple(mesh.vertices.shape)}, got shape {tuple(normals.shape)}")
+        raise ValueError(
+            f"normals: expected unit vectors {tuple(mesh.vertices.shape)}, got shape {tuple(normals.shape)}"
+        )
     base = _capped(midpoint_factor(percentage) / 4 / _length(mesh) ** 2, max_sig_rate)
     along = normals[:, :, None] * normals[:, None, :]
-    return _like(vertices, mesh.vertices, base[:, None, None] * (isotropic(torch.ones_like(base)) + (1 / shape_ratio - 1) * along))
+    return _like(
+        vertices,
+        mesh.vertices,
+        base[:, None, None] * (isotropic(torch.ones_like(base)) + (1 / shape_ratio - 1) * along),
+    )
 
 
-def naive_point_cloud_converter(points: Any, percentage: float = 0.5, n_nearest: int = 4, thr_max: float = 2) -> tuple[Any, Any, None]:
+def naive_point_cloud_converter(
+    points: Any, percentage: float = 0.5, n_nearest: int = 4, thr_max: float = 2
+) -> tuple[Any, Any, None]:
     """sigmas (N,) = 4 ln(1/p) / L^2, L the mean distance to the nearest others, none counted over thr_max times their mean."""
     cloud = as_points(_tensor(points)).points
     places, place = torch.unique(cloud.detach(), dim=0, return_inverse=True)
@@ -102,7 +112,12 @@ def cuboid_gauss(
 
 
 def cuboid_mesh(
-    x_range: Sequence[float], y_range: Sequence[float], z_range: Sequence[float], number_vertices: int, colors: Any = None, as_obj: bool = False
+    x_range: Sequence[float],
+    y_range: Sequence[float],
+    z_range: Sequence[float],
+    number_vertices: int,
+    colors: Any = None,
+    as_obj: bool = False,
 ) -> Any:
     """The same grid as triangles, facing outwards, the faces apart: (verts, faces) as arrays, or PyTorch3D Meshes; with
     colors (6, C) also the colours (N, C)."""
@@ -139,11 +154,15 @@ def load_off(file_name: str | os.PathLike[str], to_torch: bool = False, ignore_c
     return tuple(found if to_torch else [value.numpy() for value in found])
 
 
-def save_off(file_name: str | os.PathLike[str], vertices: Any, faces: Any, vert_color: Any = None, face_color: Any = None) -> None:
+def save_off(
+    file_name: str | os.PathLike[str], vertices: Any, faces: Any, vert_color: Any = None, face_color: Any = None
+) -> None:
     """Writes an OFF or COFF file. Face colours are refused: no reader of the official files has them."""
     if face_color is not None:
         raise ValueError("face_color: is not written, give vert_color")
-    mesh = as_mesh(io.Mesh(_tensor(vertices), _tensor(faces), None if vert_color is None else _tensor(vert_color)[:, :3]))
+    mesh = as_mesh(
+        io.Mesh(_tensor(vertices), _tensor(faces), None if vert_color is None else _tensor(vert_color)[:, :3])
+    )
     with io.atomic_path(file_name) as path:
         off.save_off(path, mesh)
 

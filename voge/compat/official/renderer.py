@@ -34,14 +34,20 @@ class GaussianMeshesNaive:
         return self.verts, self.sigmas, self.radians
 
     def __getitem__(self, item: Any) -> GaussianMeshesNaive:
-        return GaussianMeshesNaive(self.verts[item], self.sigmas[item], None if self.radians is None else self.radians[item])
+        return GaussianMeshesNaive(
+            self.verts[item], self.sigmas[item], None if self.radians is None else self.radians[item]
+        )
 
 
 class GaussianMeshes(nn.Module):
     """Gaussians as parameters, copies of verts, sigmas and radians; gradianted_args says which of the three are trained."""
 
     def __init__(
-        self, verts: Tensor, sigmas: Tensor, radians: Tensor | None = None, gradianted_args: Sequence[bool] | None = None
+        self,
+        verts: Tensor,
+        sigmas: Tensor,
+        radians: Tensor | None = None,
+        gradianted_args: Sequence[bool] | None = None,
     ) -> None:
         super().__init__()
         trained = [True] * 3 if gradianted_args is None else list(gradianted_args)
@@ -52,7 +58,9 @@ class GaussianMeshes(nn.Module):
 
     def grad_parameters(self) -> tuple[Tensor, ...]:
         """Those that are trained."""
-        return tuple(value for value, trained in zip(self(), self.gradianted_args, strict=True) if trained and value is not None)
+        return tuple(
+            value for value, trained in zip(self(), self.gradianted_args, strict=True) if trained and value is not None
+        )
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor | None]:
         return self.verts, self.sigmas, self.radians
@@ -73,7 +81,12 @@ class Fragments:
     """
 
     def __init__(
-        self, vert_weight: Tensor, vert_index: Tensor, valid_num: Tensor, vert_hit_length: Tensor, num_vertices: int | None = None
+        self,
+        vert_weight: Tensor,
+        vert_index: Tensor,
+        valid_num: Tensor,
+        vert_hit_length: Tensor,
+        num_vertices: int | None = None,
     ) -> None:
         self.vert_weight, self.vert_index = vert_weight, vert_index
         self.valid_num, self.vert_hit_length = valid_num, vert_hit_length
@@ -141,7 +154,9 @@ class GaussianRenderSettings:
     ) -> None:
         if ignored:
             warnings.warn(f"settings without effect: {', '.join(ignored)}", stacklevel=2)
-        self.image_size = checks.image_size("image_size", (image_size, image_size) if isinstance(image_size, int) else image_size)
+        self.image_size = checks.image_size(
+            "image_size", (image_size, image_size) if isinstance(image_size, int) else image_size
+        )
         self.max_assign = max_assign
         self.thr_activation = thr_activation
         self.absorptivity = absorptivity
@@ -164,7 +179,9 @@ class GaussianRenderer(nn.Module):
     def __init__(self, cameras: Any, render_settings: GaussianRenderSettings | dict) -> None:
         super().__init__()
         self.cameras = cameras
-        self.render_settings = GaussianRenderSettings(**render_settings) if isinstance(render_settings, dict) else render_settings
+        self.render_settings = (
+            GaussianRenderSettings(**render_settings) if isinstance(render_settings, dict) else render_settings
+        )
 
     @property
     def device(self) -> torch.device:
@@ -175,7 +192,9 @@ class GaussianRenderer(nn.Module):
         self.cameras = self.cameras.to(device)
         return self
 
-    def forward(self, gmeshes: Any, R: Any = None, T: Any = None, focal: Any = None, principal: Any = None) -> Fragments:
+    def forward(
+        self, gmeshes: Any, R: Any = None, T: Any = None, focal: Any = None, principal: Any = None
+    ) -> Fragments:
         """Fragments (B, H, W, max_assign) of gmeshes(): (verts, sigmas, radians).
 
         Args:
@@ -186,8 +205,8 @@ class GaussianRenderer(nn.Module):
             TypeError, ValueError: cameras in NDC, settings that contradict the cameras, values as in voge.trace.
         """
         settings = self.render_settings
-        cameras = self._cameras(R=R, T=T, focal_length=focal, principal_point=principal)
         verts, sigmas, _ = gmeshes()
+        cameras = self._cameras(R=R, T=T, focal_length=focal, principal_point=principal).to(verts.dtype)
         sigmas = expend_sigma(sigmas)
         gaussians = (
             Gaussians.from_covariances(verts, sigmas / 4) if settings.inverse_sigma else Gaussians(verts, 4 * sigmas)
@@ -224,7 +243,9 @@ class GaussianRenderer(nn.Module):
                     vars(cameras)[name] = value if value.dim() > 1 + (name == "R") else value[None]
             result = cameras_from(cameras, self.render_settings.image_size)
         if result.image_size != self.render_settings.image_size:
-            raise ValueError(f"image_size: the cameras have {result.image_size}, the settings {self.render_settings.image_size}")
+            raise ValueError(
+                f"image_size: the cameras have {result.image_size}, the settings {self.render_settings.image_size}"
+            )
         principal = self.render_settings.principal
         if principal is not None:
             center = result.K[..., [1, 0], 2]

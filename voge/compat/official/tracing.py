@@ -124,7 +124,7 @@ def expend_sigma(sigma: Tensor, rotation_matrix: Tensor | None = None) -> Tensor
         if sigma.shape[-2:] != (3, 3):
             raise ValueError(f"sigma: expected shape (N,), (N, 3) or (N, 3, 3), got {tuple(sigma.shape)}")
         return sigma
-    if sigma.dim() == 2 and sigma.shape[-1] != 3 or sigma.dim() == 0:
+    if (sigma.dim() == 2 and sigma.shape[-1] != 3) or sigma.dim() == 0:
         raise ValueError(f"sigma: expected shape (N,), (N, 3) or (N, 3, 3), got {tuple(sigma.shape)}")
     matrices = torch.diag_embed(sigma.view(len(sigma), -1).expand(-1, 3))
     if rotation_matrix is None:
@@ -148,7 +148,9 @@ def get_ray_camera_space(
     height, width = img_size
     y = (principle[0] - 0.5 - torch.arange(height, device=device)) / focal[1]
     x = (principle[1] - 0.5 - torch.arange(width, device=device)) / focal[0]
-    rays = torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.ones_like(x).expand(height, width)], -1)
+    rays = torch.stack(
+        [x.expand(height, width), y[:, None].expand(height, width), torch.ones_like(x).expand(height, width)], -1
+    )
     return torch.nn.functional.normalize(rays, dim=-1)
 
 
@@ -162,11 +164,18 @@ def _hits(indices: Tensor, lengths: Tensor, peaks: Tensor, widths: Tensor) -> tu
     )
 
 
-def _first_k(order: Tensor, lengths: Tensor, acts: Tensor, dsds: Tensor, K: int, thr: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _first_k(
+    order: Tensor, lengths: Tensor, acts: Tensor, dsds: Tensor, K: int, thr: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     hit = reference.select(lengths, -acts, threshold=thr)
-    first = torch.where(hit, order, math.inf).argsort(-1, stable=True)[..., :K]
+    first = torch.where(hit, order, math.inf).argsort(dim=-1, stable=True)[..., :K]
     hit = hit.gather(-1, first)
-    found = [torch.where(hit, value.gather(-1, first), empty) for value, empty in ((lengths, FAR), (acts, FAR), (dsds, 0.0))]
-    found = [torch.nn.functional.pad(value, (0, K - first.shape[-1]), value=empty) for value, empty in zip(found, (FAR, FAR, 0.0), strict=True)]
+    found = [
+        torch.where(hit, value.gather(-1, first), empty) for value, empty in ((lengths, FAR), (acts, FAR), (dsds, 0.0))
+    ]
+    found = [
+        torch.nn.functional.pad(value, (0, K - first.shape[-1]), value=empty)
+        for value, empty in zip(found, (FAR, FAR, 0.0), strict=True)
+    ]
     indices = torch.nn.functional.pad(torch.where(hit, first, -1).int(), (0, K - first.shape[-1]), value=-1)
     return indices, *found

@@ -1,0 +1,220 @@
+"""The renderer on the CPU beside PyTorch3D's: python -m benchmarks.renderer [--quick] [--only NAME ...] [--out FOLDER].
+
+Follows renderer.yaml and writes results/NAME.json and their plots; benchmarks.tables then writes the tables.
+Wants a machine that does nothing else: about ten minutes. --quick is a small rehearsal, kept out of the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks import memory, peers, plots, results, scenes, timing
+from voge import _cpu
+
+PROTOCOL = "benchmarks/renderer.yaml"
+STAGES = {"binning": "bin_cycles", "hits": "hit_cycles", "weights": "weight_cycles", "compositing": "composite_cycles"}
+MILLISECONDS = "forward + backward, ms"
+
+Result = dict[str, Any]
+
+
+def compare(p: dict[str, Any]) -> Iterable[Result]:
+    """Ours against every peer, and against those that take them with many channels."""
+    yield _compare("renderer", p, p["peers"], p["scene"]["channels"])
+    any_channels = {name: settings for name, settings in p["peers"].items() if name in peers.ANY_CHANNELS}
+    yield _compare("renderer-features", p, any_channels, p["feature_channels"])
+
+
+def _compare(name: str, p: dict[str, Any], settings: dict[str, Any], channels: int) -> Result:
+    scene = scenes.icosphere(p["scene"], channels)
+    renderers = {"ours": scenes.ours(scene, p["ours"])}
+    renderers |= {peer: peers.PEERS[peer](scene, settings[peer]) for peer in settings}
+    agreements = {}
+    for peer in settings:
+        iou, correlation = scenes.agreement(renderers["ours"], renderers[peer], scene)
+        agreements[peer] = {"iou": iou, "correlation": correlation}
+        if iou < p["minimum_iou"] or correlation < p["minimum_correlation"]:
+            raise RuntimeError(f"{peer} shows something else than ours: IoU {iou:.3f}, correlation {correlation:.3f}")
+    calls = {arm: scenes.step(render, scene) for arm, render in renderers.items()}
+    threads = {"ours": p["threads"]} | {peer: timing.best_threads(calls[peer], p["threads"]) for peer in settings}
+    runs, seconds = timing.alternate(calls, threads, p["rounds"], p["repeats"], p["budget"])
+    extra = {"channels": channels, "peers": settings, "arm_threads": threads, "agreement": agreements}
+    return _result(name, p, MILLISECONDS, runs, list(settings), seconds, **extra)
+
+
+def channels(p: dict[str, Any]) -> Iterable[Result]:
+    """Time against the number of channels, and compositing's share of the kernels' cycles."""
+    calls = {}
+    for number in p["channels"]:
+        scene = scenes.icosphere(p["scene"], number)
+        calls[f"channels-{number}"] = scenes.step(scenes.ours(scene, p["ours"]), scene)
+    runs, seconds = _ours(p, calls, f"channels-{p['scene']['channels']}")
+    yield _result("renderer-channels", p, MILLISECONDS, runs, [], seconds, channels=p["channels"])
+    shares: dict[str, list[float]] = {arm: [] for arm in calls}
+    for _ in range(p["rounds"]):
+        for arm, call in calls.items():
+            cycles = _cycles(call)
+            shares[arm].append(100 * cycles["compositing"] / sum(cycles.values()))
+    shares["ours"] = shares[f"channels-{p['scene']['channels']}"]
+    metric = "compositing's share of forward + backward, %"
+    yield _result("renderer-compositing", p, metric, shares, [], {}, channels=p["channels"])
+
+
+def stages(p: dict[str, Any]) -> Iterable[Result]:
+    """On one core: where the time of a call goes, and what the weights cost for a pair of hits that overlap."""
+    torch.set_num_threads(1)
+    scene = scenes.icosphere(p["scene"])
+    render = scenes.ours(scene, p["ours"])
+    both, picture = scenes.step(render, scene), scenes.forward(render, scene)
+    both()
+    _cpu.reset_counters(True)
+    picture()
+    counts = _cpu.counters()
+    parts: dict[str, list[float]] = {arm: [] for arm in ("ours", *STAGES)}
+    nanoseconds: dict[str, list[float]] = {"ours": []}
+    for _ in range(p["rounds"]):
+        total, cycles = timing.milliseconds(both, p["repeats"], p["budget"]), _cycles(both)
+        parts["ours"].append(total)
+        for stage in STAGES:
+            parts[stage].append(total * cycles[stage] / sum(cycles.values()))
+        total, cycles = timing.milliseconds(picture, p["repeats"], p["budget"]), _cycles(picture)
+        share = cycles["weights"] / sum(cycles.values())
+        nanoseconds["ours"].append(1e6 * total * share / counts["overlapping_pairs"])
+    counts = {"hits": counts["hits"], "overlapping_pairs": counts["overlapping_pairs"], "threads": 1}
+    yield _result("renderer-stages", p, MILLISECONDS, parts, [], {}, **counts)
+    yield _result("renderer-weights", p, "weight stage of the forward pass, ns a pair", nanoseconds, [], {}, **counts)
+
+
+def threads(p: dict[str, Any]) -> Iterable[Result]:
+    """One thread against all, forward and forward + backward."""
+    scene = scenes.icosphere(p["scene"])
+    render = scenes.ours(scene, p["ours"])
+    calls = {"ours": scenes.step(render, scene), "forward": scenes.forward(render, scene)}
+    calls |= {f"{arm}-1": call for arm, call in calls.items()}
+    number = {arm: 1 if arm.endswith("-1") else p["threads"] for arm in calls}
+    runs, seconds = timing.alternate(calls, number, p["rounds"], p["repeats"], p["budget"])
+    yield _result("renderer-threads", p, "ms", runs, [], seconds)
+
+
+def scale(p: dict[str, Any]) -> Iterable[Result]:
+    """Time against the number of Gaussians and of pixels."""
+    base = len(scenes.icosphere(p["scene"]).means)
+    size = tuple(p["scene"]["image_size"])
+    calls = {}
+    for num in p["scale_gaussians"]:
+        calls[f"gaussians-{num}"] = _sphere(p, num, size)
+    for side in p["scale_sizes"]:
+        calls[f"size-{side}"] = _sphere(p, base, (side, side))
+    runs, seconds = _ours(p, calls, f"size-{size[0]}")
+    settings = {"scale_gaussians": p["scale_gaussians"], "scale_sizes": p["scale_sizes"], "scale_base": base}
+    yield _result("renderer-scale", p, MILLISECONDS, runs, [], seconds, **settings)
+
+
+def footprint(p: dict[str, Any]) -> Iterable[Result]:
+    """Peak memory of a large picture."""
+    runs, seconds = [], []
+    for _ in range(p["rounds"]):
+        start = time.perf_counter()
+        runs.append(memory.megabytes(p["memory"]["gaussians"], tuple(p["memory"]["image_size"])))
+        seconds.append(time.perf_counter() - start)
+    metric = "peak memory of forward + backward above the process before it, MB"
+    yield _result("renderer-memory", p, metric, {"ours": runs}, [], {"ours": seconds}, memory=p["memory"])
+
+
+PARTS: dict[str, Callable[[dict[str, Any]], Iterable[Result]]] = {
+    "compare": compare,
+    "channels": channels,
+    "stages": stages,
+    "threads": threads,
+    "scale": scale,
+    "memory": footprint,
+}
+
+
+def quick(p: dict[str, Any]) -> dict[str, Any]:
+    """The protocol made small."""
+    small = {"rounds": 1, "repeats": 2, "budget": 0.1, "channels": [1, 3, 8], "feature_channels": 8}
+    small |= {"scale_gaussians": [100, 1000], "scale_sizes": [16, 64]}
+    small["scene"] = p["scene"] | {"image_size": [64, 64], "focal": 64.0}
+    small["memory"] = {"gaussians": 1000, "image_size": [64, 64]}
+    return p | small | {"minimum_iou": 0.9}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.renderer", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a small rehearsal, written to build/benchmarks")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="NAME", help=", ".join(PARTS))
+    parser.add_argument("--out", type=Path, help="folder of the results files")
+    arguments = parser.parse_args()
+    folder = arguments.out or (results.ROOT / "build" / "benchmarks" if arguments.quick else results.RESULTS)
+    protocol = yaml.safe_load((results.ROOT / PROTOCOL).read_text(encoding="utf-8"))
+    if arguments.quick:
+        protocol = quick(protocol)
+    if (load := os.getloadavg()[0]) > 0.5:
+        print(f"The machine is busy (load {load:.1f}): times will be too long.")
+    for part in arguments.only:
+        for result in PARTS[part](protocol):
+            print(f"{results.write(result, folder)}  {result['metric']}")
+            for arm, values in result["runs"].items():
+                print(f"    {arm:16s}" + " ".join(f"{value:10.4g}" for value in values))
+            if draw := plots.PLOTS.get(result["name"]):
+                draw(result, (plots.IMAGES if folder == results.RESULTS else folder) / f"{result['name']}.png")
+
+
+def _sphere(p: dict[str, Any], num: int, size: tuple[int, int]) -> timing.Call:
+    scene = scenes.sphere(p["scene"], num, size)
+    return scenes.step(scenes.ours(scene, p["ours"]), scene)
+
+
+def _ours(p: dict[str, Any], calls: dict[str, timing.Call], standard: str) -> tuple[dict, dict]:
+    """Times arms that are all ours, in turns; "ours" is the one called `standard`."""
+    order = {"ours": calls[standard]} | {arm: call for arm, call in calls.items() if arm != standard}
+    number = dict.fromkeys(order, p["threads"])
+    runs, seconds = timing.alternate(order, number, p["rounds"], p["repeats"], p["budget"])
+    return runs | {standard: runs["ours"]}, seconds
+
+
+def _cycles(call: timing.Call) -> dict[str, int]:
+    """The kernels' cycles by stage in one call, over all threads."""
+    _cpu.reset_counters()
+    call()
+    counts = _cpu.counters()
+    return {stage: counts[counter] for stage, counter in STAGES.items()}
+
+
+def _result(
+    name: str,
+    p: dict[str, Any],
+    metric: str,
+    runs: dict[str, list[float]],
+    baselines: list[str],
+    seconds: dict[str, list[float]],
+    **settings: Any,
+) -> Result:
+    common = {key: p[key] for key in ("scene", "ours", "threads", "repeats", "budget")}
+    return {
+        "name": name,
+        "metric": metric,
+        "higher_is_better": False,
+        "seeds": list(range(len(runs["ours"]))),
+        "runs": runs,
+        "baselines": baselines,
+        "protocol": PROTOCOL,
+        "seconds": seconds,
+        "settings": common | {"isa": _cpu.isa(), "load": round(os.getloadavg()[0], 2)} | settings,
+        "versions": results.versions("voge", "torch", "easypytorch3d", "numpy"),
+        "machine": results.machine(),
+        "data": "rendered",
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""The results files, the tables and plots made of them, and the fairness of the comparison with PyTorch3D."""
+
+import copy
+import json
+import sys
+
+import pytest
+import torch
+import yaml
+
+from benchmarks import memory, plots, results, scenes, tables, timing
+
+PROTOCOL = yaml.safe_load((results.ROOT / "benchmarks" / "renderer.yaml").read_text(encoding="utf-8"))
+FILES = sorted(results.RESULTS.glob("*.json"))
+EXAMPLE = {
+    "name": "example-run",
+    "metric": "ms",
+    "higher_is_better": False,
+    "seeds": [0, 1, 2],
+    "runs": {"ours": [1.0, 2.0, 4.0], "pulsar": [3.0, 4.0, 20.0]},
+    "baselines": ["pulsar"],
+    "protocol": "benchmarks/renderer.yaml",
+    "seconds": {"ours": [1.0, 1.0, 1.0]},
+    "settings": {"arm_threads": {"ours": 2, "pulsar": 1}},
+    "versions": results.versions("torch"),
+    "machine": results.machine(),
+    "data": "rendered",
+}
+
+
+def test_committed_results_obey_the_schema():
+    assert {"renderer", "renderer-features", "renderer-scale", "renderer-memory"} <= {path.stem for path in FILES}
+    for path in FILES:
+        result = results.read(path.stem)
+        assert "/" not in result["machine"] and "load" not in result["machine"]
+
+
+def test_committed_tables_are_those_of_the_results():
+    assert any("<!-- table: renderer -->" in page.read_text(encoding="utf-8") for page in tables.pages())
+    for page in tables.pages():
+        text = page.read_text(encoding="utf-8")
+        assert tables.fill(text) == text, f"{page.name}: run python -m benchmarks.tables"
+
+
+def test_committed_renderer_results_show_the_protocol_s_scene():
+    result = results.read("renderer")
+    assert result["settings"]["scene"] == PROTOCOL["scene"]
+    assert set(result["baselines"]) == set(PROTOCOL["peers"])
+    for peer, agreement in result["settings"]["agreement"].items():
+        assert agreement["iou"] > PROTOCOL["minimum_iou"], peer
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "Not A Name"),
+        ("seeds", []),
+        ("seeds", [0, 0, 1]),
+        ("seeds", [0, 1]),
+        ("runs", {"pulsar": [1.0, 2.0, 3.0]}),
+        ("runs", {"ours": [1.0, 2.0, float("nan")]}),
+        ("runs", {"ours": [1.0, 2.0, True]}),
+        ("baselines", ["ours"]),
+        ("baselines", ["nobody"]),
+        ("protocol", "no/such/file.yaml"),
+        ("seconds", {"nobody": [1.0, 1.0, 1.0]}),
+        ("higher_is_better", 1),
+        ("data", "somewhere"),
+    ],
+)
+def test_schema_names_the_wrong_field(field, value, tmp_path):
+    wrong = copy.deepcopy(EXAMPLE) | {field: value}
+    with pytest.raises(ValueError, match=field if (field, value) != ("seeds", [0, 1]) else "runs"):
+        results.write(wrong, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_schema_rejects_missing_and_unknown_fields():
+    with pytest.raises(ValueError, match="machine"):
+        results.check({key: value for key, value in EXAMPLE.items() if key != "machine"})
+    with pytest.raises(ValueError, match="colour"):
+        results.check(EXAMPLE | {"colour": "red"})
+
+
+def test_write_then_read(tmp_path):
+    path = results.write(EXAMPLE, tmp_path)
+    assert path == tmp_path / "example-run.json"
+    assert results.read("example-run", tmp_path) == EXAMPLE
+    assert [file.name for file in tmp_path.iterdir()] == ["example-run.json"]
+    path.rename(tmp_path / "other.json")
+    with pytest.raises(ValueError, match="name"):
+        results.read("other", tmp_path)
+
+
+def test_fill_writes_once_and_keeps_the_rest():
+    files = {"renderer": EXAMPLE, "demo": EXAMPLE}
+    text = "before\n<!-- table: renderer -->\nold\n<!-- end of table: renderer -->\nafter <!-- table: demo -->\n"
+    text += "<!-- end of table: demo -->\n"
+    filled = tables.fill(text, files.__getitem__)
+    assert filled.startswith("before\n<!-- table: renderer -->\n| Renderer ") and "old" not in filled
+    assert "\nafter <!-- table: demo -->\n|" in filled
+    assert "| Pulsar | 4.00 ms | 1 | 3.00 times |" in filled  # the median of 3/1, 4/2, 20/4
+    assert tables.fill(filled, files.__getitem__) == filled
+
+
+def test_plot_is_a_picture(tmp_path):
+    plots.speed(EXAMPLE, tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_alternate_takes_turns():
+    order = []
+    calls = {arm: lambda arm=arm: order.append(arm) for arm in ("ours", "a", "b")}
+    before = torch.get_num_threads()
+    try:
+        runs, seconds = timing.alternate(calls, dict.fromkeys(calls, 1), rounds=2, repeats=1, budget=1.0)
+    finally:
+        torch.set_num_threads(before)
+    assert order == ["ours", "a", "b"] + ["ours", "a", "ours", "b"] * 2  # the first three warm up
+    assert {arm: len(values) for arm, values in runs.items()} == {"ours": 2, "a": 2, "b": 2}
+    assert all(value >= 0 for values in seconds.values() for value in values)
+
+
+def test_milliseconds_is_the_median_within_the_budget(monkeypatch):
+    clock = iter([0.0, 0.0, 0.001, 0.5, 0.5, 0.503, 0.6, 0.6, 0.602, 1.5])  # begin, then start, end, check of each call
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    assert timing.milliseconds(lambda: None, repeats=10, budget=1.0) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("peer", list(PROTOCOL["peers"]))
+def test_peers_show_what_ours_shows(peer):
+    pytest.importorskip("pytorch3d", reason="PyTorch3D is not installed (pip install --no-deps easypytorch3d)")
+    from benchmarks import peers
+
+    scene = scenes.icosphere(PROTOCOL["scene"] | {"image_size": [96, 96], "focal": 96.0})
+    render = peers.PEERS[peer](scene, PROTOCOL["peers"][peer])
+    ours = scenes.ours(scene, PROTOCOL["ours"])
+    iou, correlation = scenes.agreement(ours, render, scene)
+    assert iou > 0.93 and correlation > PROTOCOL["minimum_correlation"]
+    flipped, _ = scenes.agreement(ours, lambda means, features: render(means, features).roll(20, 0), scene)
+    assert flipped < 0.8
+    _, mirrored = scenes.agreement(ours, lambda means, features: render(means, features).flip(1), scene)
+    assert abs(mirrored) < 0.1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured through Linux's /proc")
+def test_memory_grows_with_the_picture():
+    small, large = memory.megabytes(500, (8, 8)), memory.megabytes(500, (512, 512))
+    picture = 512 * 512 * 5 * 4 / 1e6  # features, opacity, depth
+    assert small < large and large - small > picture
+
+
+def test_renderer_results_come_out_of_a_small_run(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pytorch3d", reason="PyTorch3D is not installed (pip install --no-deps easypytorch3d)")
+    from benchmarks import renderer
+
+    before = torch.get_num_threads()
+    parts = ["channels", "stages", "threads", "scale"]
+    monkeypatch.setattr(sys, "argv", ["renderer", "--quick", "--only", *parts, "--out", str(tmp_path)])
+    try:
+        renderer.main()
+    finally:
+        torch.set_num_threads(before)
+    names = {path.stem for path in tmp_path.glob("*.json")}
+    expected = {"channels", "compositing", "stages", "weights", "threads", "scale"}
+    assert names == {f"renderer-{name}" for name in expected}
+    assert "renderer-scale.json" in capsys.readouterr().out and (tmp_path / "renderer-scale.png").is_file()
+    weights = json.loads((tmp_path / "renderer-weights.json").read_text(encoding="utf-8"))
+    assert weights["settings"]["overlapping_pairs"] > weights["settings"]["hits"] > 0
+    for name in ("renderer-channels", "renderer-threads", "renderer-scale"):
+        filled = tables.fill(
+            f"<!-- table: {name} -->\n<!-- end of table: {name} -->", lambda one: results.read(one, tmp_path)
+        )
+        assert filled.count("\n|") >= 4 - (name == "renderer-threads")
