@@ -78,14 +78,10 @@ def pulsar(scene: Scene, settings: dict[str, Any]) -> Renderer:
     channels = scene.features.shape[-1]
     renderer = PulsarRenderer(width, height, len(scene.means), right_handed_system=False, n_channels=channels)
     radius = torch.full((len(scene.means),), settings["radius"])
-    camera = torch.tensor(
-        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, width / scene.focal]
-    )  # place, rotation, focal, sensor width
+    camera = torch.tensor([0.0] * 6 + [1.0, width / scene.focal])  # place, rotation, focal length, width of the sensor
+    margin = 2 * settings["radius"]
     nearest, farthest = scene.means[:, 2].aminmax()
-    depths = {
-        "min_depth": nearest.item() - 2 * settings["radius"],
-        "max_depth": farthest.item() + 2 * settings["radius"],
-    }
+    depths = {"min_depth": nearest.item() - margin, "max_depth": farthest.item() + margin}
     background = torch.zeros(channels)
 
     def render(means: Tensor, features: Tensor) -> Tensor:

@@ -102,10 +102,9 @@ def machine() -> str:
         if found := re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE):
             model = found[1].strip()
         flags = text
-    vectors = next(
-        (name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("asimd", "NEON")) if flag in flags), ""
-    )
-    return ", ".join(filter(None, (model, f"{os.cpu_count()} cores", vectors)))
+    vectors = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}  # widest first
+    widest = next((name for flag, name in vectors.items() if flag in flags), "")
+    return ", ".join(filter(None, (model, f"{os.cpu_count()} cores", widest)))
 
 
 def _finite(value: object) -> bool:

@@ -91,9 +91,7 @@ def agreement(ours: Renderer, peer: Renderer, scene: Scene) -> tuple[float, floa
     by that much. The peer's is where its opacity passes 0.01.
     """
     pixels = scene.focal * scene.precision**-0.5 / scene.means[:, 2].mean().item()
-    inside = (
-        distance_transform_edt((opacity(ours, scene) > 0.5).numpy()) - 0.5
-    )  # from the border, not the pixel behind it
+    inside = distance_transform_edt((opacity(ours, scene) > 0.5).numpy()) - 0.5  # the border is before the next pixel
     mine = torch.from_numpy(inside > pixels)
     other = opacity(peer, scene) > 0.01
     both = mine & other

@@ -1,7 +1,8 @@
 """Writes the results files' tables into the documentation: python -m benchmarks.tables [--check].
 
 A table stands in README.md or docs/ between `<!-- table: NAME -->` and `<!-- end of table: NAME -->`. NAME is one of
-TABLES, or a results file, which then shows as one row an arm. --check changes nothing and fails where something would change.
+TABLES, or a results file, which then shows as one row an arm. --check changes nothing and fails where
+something would change.
 """
 
 from __future__ import annotations

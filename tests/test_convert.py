@@ -1,4 +1,5 @@
-"""voge.convert: the laws by numbers worked out here, silhouettes against rasterised triangles, colours against their source."""
+"""voge.convert: the laws by numbers worked out here, silhouettes against rasterised triangles, colours against their
+source."""
 
 import math
 
@@ -459,8 +460,14 @@ def test_images_of_a_box_face_outwards():
     images = [torch.rand(9, 9, 3) for _ in range(6)]
     gaussians, features, _ = convert.box(images, (2, 2, 2))
     gaussians.check()
-    views = {0: ((0, 0, -1), (0, 1, 0)), 1: ((0, 0, 1), (0, 1, 0)), 4: ((-1, 0, 0), (0, 1, 0)), 5: ((1, 0, 0), (0, 1, 0)),
-             2: ((0, -1, 0), (0, 0, -1)), 3: ((0, 1, 0), (0, 0, 1))}  # fmt: skip
+    views = {
+        0: ((0, 0, -1), (0, 1, 0)),
+        1: ((0, 0, 1), (0, 1, 0)),
+        2: ((0, -1, 0), (0, 0, -1)),
+        3: ((0, 1, 0), (0, 0, 1)),
+        4: ((-1, 0, 0), (0, 1, 0)),
+        5: ((1, 0, 0), (0, 1, 0)),
+    }
     for face, (outward, down) in views.items():
         outward, down = torch.tensor(outward).float(), torch.tensor(down).float()
         R = torch.stack([torch.linalg.cross(down, -outward), down, -outward])  # rows: right, down, into the scene

@@ -1,4 +1,5 @@
-"""voge.io: what was written comes back, files of others are read as their formats say, broken and hostile files are refused."""
+"""voge.io: what was written comes back, files of others are read as their formats say, broken and hostile files are
+refused."""
 
 import io as bytes_io
 import os
@@ -333,7 +334,14 @@ def test_coloured_points(tmp_path, form):
         torch.testing.assert_close(one, other)
 
 
-HEADER = "ply\nformat {form} 1.0\nelement vertex {count}\nproperty float x\nproperty float y\nproperty float z\n{more}end_header\n"
+HEADER = """ply
+format {form} 1.0
+element vertex {count}
+property float x
+property float y
+property float z
+{more}end_header
+"""
 
 
 @pytest.mark.parametrize("form", ["ascii", "binary_little_endian", "binary_big_endian"])
@@ -474,9 +482,11 @@ def test_obj_with_texture_and_material(tmp_path):
 
 def test_glb_with_texture_returns(tmp_path):
     plate = io.Mesh(
-        torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]), torch.tensor([[0, 1, 2]]), uv=torch.tensor([[0.0, 0], [1, 0], [0, 1]]),
+        torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]),
+        torch.tensor([[0, 1, 2]]),
+        uv=torch.tensor([[0.0, 0], [1, 0], [0, 1]]),
         texture=torch.rand(4, 5, 3).mul(255).round() / 255,
-    )  # fmt: skip
+    )
     io.save(tmp_path / "a.glb", plate)
     back = io.load(tmp_path / "a.glb")
     torch.testing.assert_close(back.uv, plate.uv)
@@ -486,7 +496,8 @@ def test_glb_with_texture_returns(tmp_path):
 
 
 def test_scenes_of_several_parts_keep_their_places_and_colours(tmp_path):
-    """Two textured parts, one of which repeats its image, one with a colour and one without: as trimesh colours each alone."""
+    """Two textured parts, one of which repeats its image, one with a colour and one without: as trimesh colours each
+    alone."""
     generator = np.random.default_rng(0)
     scene, alone = trimesh.Scene(), []
     for i, (height, width) in enumerate([(8, 16), (5, 3), (0, 0)]):
@@ -610,9 +621,13 @@ def test_a_folder_is_no_file_to_write(tmp_path):
 def test_what_cannot_be_saved(tmp_path, content, features, suffix, error, message):
     gaussians = some_gaussians()[0]
     content = {
-        "gaussians": gaussians, "batch": some_gaussians(batch=(2,))[0], "points": io.PointCloud(torch.rand(4, 3)),
-        "not finite": Gaussians(gaussians.means / 0, gaussians.precisions), "mesh": trimesh.creation.icosphere(1), "number": 3,
-    }[content]  # fmt: skip
+        "gaussians": gaussians,
+        "batch": some_gaussians(batch=(2,))[0],
+        "points": io.PointCloud(torch.rand(4, 3)),
+        "not finite": Gaussians(gaussians.means / 0, gaussians.precisions),
+        "mesh": trimesh.creation.icosphere(1),
+        "number": 3,
+    }[content]
     with pytest.raises(error, match=message):
         io.save(tmp_path / f"a.{suffix}", content, features)
     assert os.listdir(tmp_path) == []

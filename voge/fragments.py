@@ -133,6 +133,8 @@ def trace(
     settings = check_settings(gaussians, max_hits, threshold, near, medium, quadrature, points, backend)
     x = flatten(gaussians, cameras_or_rays, None, absorptivity)
     scene = (x.means, x.precisions, x.density, x.origins, x.directions)
+    slots: tuple[Tensor, ...]
+    offsets: Tensor | None
     if settings.backend == "cpu":
         from voge.backends import cpu
 
@@ -160,4 +162,5 @@ def trace(
     if max_hits is not None:
         slots = tuple(t.reshape(*x.batch, *x.ray_shape, max_hits) for t in slots)
         offsets = None
-    return Fragments(*slots, offsets, x.batch, x.ray_shape, gaussians.num)
+    indices, weights, lengths, peaks, widths = slots
+    return Fragments(indices, weights, lengths, peaks, widths, offsets, x.batch, x.ray_shape, gaussians.num)

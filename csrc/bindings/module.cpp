@@ -202,7 +202,5 @@ PYBIND11_MODULE(_cpu, m) {
                     "weight_cycles"_a = counters.weight_cycles, "composite_cycles"_a = counters.composite_cycles,
                     "hits"_a = counters.hits, "overlapping_pairs"_a = counters.overlapping_pairs);
   }, "Processor cycles by stage summed over threads, hits, and pairs of hits closer than the cut-off.");
-#if defined(VOGE_HAVE_FRAGMENTS)
   bind_fragments(m);
-#endif
 }

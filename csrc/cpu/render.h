@@ -40,6 +40,24 @@ VOGE_INLINE void composite(const Packet<T>& p, const typename Simd<T>::Vec* weig
   for (int c = 0; c < N; ++c) out[c] = sum[c];
 }
 
+// The same for `N` whole vectors of channels of the ray in lane j, one channel a lane: wide features go straight to their place.
+template <int N, class T>
+VOGE_INLINE void composite_wide(const Packet<T>& p, const typename Simd<T>::Vec* weight, int j, const T* features, int64_t channels,
+                                const int32_t* list, T* out) {
+  typedef typename Simd<T>::Vec Vec;
+  Vec sum[N] = {};
+  for (int i = 0; i < p.n; ++i) {
+    const T* f = features + list[p.entry[i]] * channels;
+    const T w = reinterpret_cast<const T*>(weight + i)[j];
+    for (int c = 0; c < N; ++c) {
+      Vec x;
+      memcpy(&x, f + c * Packet<T>::lanes, sizeof x);
+      sum[c] += w * x;
+    }
+  }
+  memcpy(out, sum, sizeof sum);
+}
+
 // dL/dW of every hit from the rays' gradients of N channels, one ray a lane: adds sum_c grad_c feature_c.
 template <int N, class T>
 VOGE_INLINE void composite_adjoint(const Packet<T>& p, typename Simd<T>::Vec* grad_weight, const T* features, int64_t channels,
@@ -95,15 +113,20 @@ static void render_forward_block(const Scene<T>& s, const RenderForward<T>& r, c
       for (int k = 0; k < p.n; ++k) alpha += w.weights.weight[k], depth += w.weights.weight[k] * p.length[k];
       depth = select(alpha > (T)0, depth / alpha, broadcast((T)0));
     }
-    for_channels(r.channels, [&](int64_t c, auto width) {
-      composite<decltype(width)::value>(p, w.weights.weight, features + c, r.channels, list, image + c);
+    const int64_t wide = r.channels / lanes * lanes;
+    for_channels(r.channels - wide, [&](int64_t c, auto width) {
+      composite<decltype(width)::value>(p, w.weights.weight, features + wide + c, r.channels, list, image + c);
     });
     for (int j = 0; j < lanes; ++j) {
       if (p.ray[j] < 0) continue;
       const int64_t at = b * s.rays + p.ray[j];
       r.alpha[at] = alpha[j], r.depth[at] = depth[j];
+      T* out = r.image + at * r.channels;
+      int64_t c = 0;
+      for (; c + 8 * lanes <= wide; c += 8 * lanes) composite_wide<8>(p, w.weights.weight, j, features + c, r.channels, list, out + c);
+      for (; c < wide; c += lanes) composite_wide<1>(p, w.weights.weight, j, features + c, r.channels, list, out + c);
       const T* lane = reinterpret_cast<const T*>(image) + j;
-      for (int64_t c = 0; c < r.channels; ++c) r.image[at * r.channels + c] = lane[c * lanes];
+      for (; c < r.channels; ++c) out[c] = lane[(c - wide) * lanes];
     }
     watch.lap(w.counters.composite_cycles);
   }

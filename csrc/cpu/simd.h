@@ -120,30 +120,46 @@ VOGE_INLINE VecD rcp(VecD a) { return 1.0 / a; }
 VOGE_INLINE VecF vabs(VecF a) { return (VecF)((MaskF)a & 0x7fffffff); }
 VOGE_INLINE VecD vabs(VecD a) { return (VecD)((MaskD)a & 0x7fffffffffffffff); }
 
-// Smallest and largest lane.
-template <class V, class F>
+// Smallest and largest lane, and the sum: the upper half is folded onto the lower one until one lane is left.
+template <int step, class V, class F>
 VOGE_INLINE auto fold(V a, F f) {
+  if constexpr (step == 0) {
+    return a[0];
+  } else {
+    constexpr int n = sizeof(V) / sizeof(a[0]);
+    V turned;
 #if defined(__clang__)
-  auto r = a[0];
-  for (unsigned i = 1; i < sizeof(V) / sizeof(a[0]); ++i) r = f(broadcast(r), broadcast(a[i]))[0];
-  return r;
+    for (int i = 0; i < n; ++i) turned[i] = a[(i + step) % n];
 #else
-  typedef decltype(a < a) M;
-  constexpr int n = sizeof(V) / sizeof(a[0]);
-  for (int step = n / 2; step; step /= 2) {
-    M turn;
-    for (int i = 0; i < n; ++i) turn[i] = (i + step) % n;
-    a = f(a, __builtin_shuffle(a, turn));
-  }
-  return a[0];
+    typedef decltype(a < a) M;
+    if constexpr (n == 16)
+      turned = __builtin_shuffle(a, M{(0 + step) % n, (1 + step) % n, (2 + step) % n, (3 + step) % n, (4 + step) % n,
+                                      (5 + step) % n, (6 + step) % n, (7 + step) % n, (8 + step) % n, (9 + step) % n,
+                                      (10 + step) % n, (11 + step) % n, (12 + step) % n, (13 + step) % n,
+                                      (14 + step) % n, (15 + step) % n});
+    else if constexpr (n == 8)
+      turned = __builtin_shuffle(a, M{(0 + step) % n, (1 + step) % n, (2 + step) % n, (3 + step) % n, (4 + step) % n,
+                                      (5 + step) % n, (6 + step) % n, (7 + step) % n});
+    else if constexpr (n == 4)
+      turned = __builtin_shuffle(a, M{(0 + step) % n, (1 + step) % n, (2 + step) % n, (3 + step) % n});
+    else
+      turned = __builtin_shuffle(a, M{1, 0});
 #endif
+    return fold<step / 2>(f(a, turned), f);
+  }
 }
 template <class V>
-VOGE_INLINE auto lane_min(V a) { return fold(a, [](V x, V y) { return vmin(x, y); }); }
+VOGE_INLINE auto lane_min(V a) {
+  return fold<sizeof(V) / sizeof(a[0]) / 2>(a, [](V x, V y) __attribute__((always_inline)) { return vmin(x, y); });
+}
 template <class V>
-VOGE_INLINE auto lane_max(V a) { return fold(a, [](V x, V y) { return vmax(x, y); }); }
+VOGE_INLINE auto lane_max(V a) {
+  return fold<sizeof(V) / sizeof(a[0]) / 2>(a, [](V x, V y) __attribute__((always_inline)) { return vmax(x, y); });
+}
 template <class V>
-VOGE_INLINE auto lane_sum(V a) { return fold(a, [](V x, V y) { return x + y; }); }
+VOGE_INLINE auto lane_sum(V a) {
+  return fold<sizeof(V) / sizeof(a[0]) / 2>(a, [](V x, V y) __attribute__((always_inline)) { return x + y; });
+}
 
 // exp(x) for x <= 88 (values under -87 return about 1e-38); relative error 2e-7 (float), rounding of libm (double).
 // 2^f on [-1/2, 1/2]: minimax polynomial of degree 5, error 7.5e-8; the integer part goes into the exponent.

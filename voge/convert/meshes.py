@@ -17,14 +17,17 @@ HIDDEN = 1e-20  # density of vertices that no face uses
 def from_mesh(mesh: Any, faces: Tensor | None = None, percentage: float = 0.5) -> Gaussians:
     """Round Gaussians at the vertices of a mesh, as wide as its edges are long; gradients pass to the vertices.
 
-    The official package's vertex law: with L the mean length of the edges from a vertex to its neighbours, P = 8 ln(1/p) / L^2,
-    so that the density in the middle of an edge of length L is the share p of the peak, and p^4 at the neighbour.
+    The official package's vertex law: with L the mean length of the edges from a vertex to its neighbours, P = 8
+    ln(1/p) / L^2, so that the density in the middle of an edge of length L is the share p of the peak, and p^4 at
+    the neighbour.
 
-    Vertices at one place (texture seams) count as one vertex: they share L, and its density, 1/m each of m. Vertices that
-    no face uses stay in the list, so that features still match, with the mean L of the others and a density of HIDDEN.
+    Vertices at one place (texture seams) count as one vertex: they share L, and its density, 1/m each of m. Vertices
+    that no face uses stay in the list, so that features still match, with the mean L of the others and a density of
+    HIDDEN.
 
     Args:
-        mesh: vertices (..., V, 3) in world units, or a mesh object: voge.io.Mesh, trimesh.Trimesh, PyTorch3D Meshes of one.
+        mesh: vertices (..., V, 3) in world units, or a mesh object: voge.io.Mesh, trimesh.Trimesh, PyTorch3D Meshes
+            of one.
         faces: (F, 3) with vertices, shared by the batch. Faces with repeated corners add only the edges they have.
         percentage: p, in (0, 1).
 
@@ -48,8 +51,8 @@ def from_mesh(mesh: Any, faces: Tensor | None = None, percentage: float = 0.5) -
 
 
 def mean_edge_length(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean length (..., V) of the edges from every vertex (..., V, 3) to its neighbours, each counted once, 0 where it has
-    none, and whether it has any, (V,) bool. ValueError where none has."""
+    """Mean length (..., V) of the edges from every vertex (..., V, 3) to its neighbours, each counted once, 0 where
+    it has none, and whether it has any, (V,) bool. ValueError where none has."""
     edges = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     edges = torch.unique(edges.sort(-1).values, dim=0)
     start, end = edges[edges[:, 0] != edges[:, 1]].unbind(-1)

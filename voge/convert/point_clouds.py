@@ -20,14 +20,15 @@ def points(cloud: Any, normals: Tensor | None = None, percentage: float = 0.5, n
     """Gaussians at the points of a cloud, as wide as their neighbours are far; round, or flat across normals.
 
     The law of `from_mesh` with L the mean distance to the nearest neighbours, none counted with more than twice their
-    mean: P = 8 ln(1/p) / L^2, a density of p halfway. The point itself is no neighbour, nor are points at the same place;
-    they share its density, 1/m each of m. Widths are constants: gradients pass to the points by the means only.
+    mean: P = 8 ln(1/p) / L^2, a density of p halfway. The point itself is no neighbour, nor are points at the same
+    place; they share its density, 1/m each of m. Widths are constants: gradients pass to the points by the means only.
 
     The official package's law differs: it counts the point itself, and has p^2 halfway.
 
     Args:
         cloud: points (N, 3) in world units, a voge.io.PointCloud, a trimesh.PointCloud or PyTorch3D Pointclouds of one.
-        normals: (N, 3) of any length but zero: the Gaussians are FLATNESS times as wide along them. None: round, whatever
+        normals: (N, 3) of any length but zero: the Gaussians are FLATNESS times as wide along them. None: round,
+            whatever
             normals the cloud holds.
         percentage: p, in (0, 1).
         num_neighbors: how many to average over; fewer where the cloud has not as many.
@@ -54,8 +55,8 @@ def points(cloud: Any, normals: Tensor | None = None, percentage: float = 0.5, n
 
 
 def mean_neighbor_distance(places: Tensor, num_neighbors: int, clip: float = 2.0) -> Tensor:
-    """(N,): mean distance from each of N different points (N, 3) to the nearest others, none counted with more than `clip`
-    times their mean. ValueError where there are fewer than two points."""
+    """(N,): mean distance from each of N different points (N, 3) to the nearest others, none counted with more than
+    `clip` times their mean. ValueError where there are fewer than two points."""
     if len(places) < 2:
         raise ValueError(
             f"points: expected at least two different points, got {len(places)}: a width needs a neighbour"

@@ -38,8 +38,8 @@ _BOX_AXES = (
 def cuboid(extents: Any, num: int, percentage: float = 0.5) -> tuple[Gaussians, Tensor]:
     """About `num` round Gaussians in a grid on the six faces of a box around the origin, each edge and corner once.
 
-    The official package's law: e^2 = area / num, int(extent / e) + 1 samples an axis (at least 2), P = 8 ln(1/p) / e^2, so
-    that the density halfway between two at a distance e is the share p of the peak.
+    The official package's law: e^2 = area / num, int(extent / e) + 1 samples an axis (at least 2), P = 8 ln(1/p) /
+    e^2, so that the density halfway between two at a distance e is the share p of the peak.
 
     Args:
         extents: (3,), full side lengths in world units, above zero; a tensor sets dtype and device.
@@ -97,10 +97,12 @@ def sphere(num: int, radius: float = 1.0, percentage: float = 0.5) -> Gaussians:
 
 
 def plane(image: Tensor, size: Any, num: int | None = None) -> Scene:
-    """A rectangle with an image on it, as flat Gaussians: one a pixel, or about `num`, each with the mean colour of its share.
+    """A rectangle with an image on it, as flat Gaussians: one a pixel, or about `num`, each with the mean colour of
+    its share.
 
     It lies in z = 0 as images do: (0, 0, 0) is its upper left corner, x goes right, y down, z away from who sees the
-    picture upright. The law of `surface`: a ray through it meets an optical depth of 2, and the edges stay where they are.
+    picture upright. The law of `surface`: a ray through it meets an optical depth of 2, and the edges stay where
+    they are.
 
     Args:
         image: (H, W, C), C >= 1, any values.
@@ -113,25 +115,7 @@ def plane(image: Tensor, size: Any, num: int | None = None) -> Scene:
     Raises:
         TypeError, ValueError: image, size, num.
     """
-    checks.tensor("image", image, ("H", "W", "C"), dtype=checks.REAL, finite=True)
-    if image.dim() != 3 or not image.numel():
-        raise ValueError(f"image: expected shape (H, W, C) with at least one pixel, got {tuple(image.shape)}")
-    sides = _positive("size", size, 2).tolist()
-    cols, rows = image.shape[1], image.shape[0]
-    if num is not None:
-        check_count("num", num)
-        cols = max(round(math.sqrt(num * sides[0] / sides[1])), 1)
-        rows = max(round(num / cols), 1)
-        image = torch.nn.functional.interpolate(image.movedim(-1, 0)[None], (rows, cols), mode="area")[0].movedim(0, -1)
-    (x, width), (y, height) = _windows(cols, sides[0], image), _windows(rows, sides[1], image)
-    thickness = FLATNESS * math.sqrt(sides[0] * sides[1] / (rows * cols * math.pi))
-    means = torch.stack([x.expand(rows, cols), y[:, None].expand(rows, cols), x.new_zeros(rows, cols)], -1)
-    variances = (
-        torch.stack([width.expand(rows, cols), height[:, None].expand(rows, cols), x.new_zeros(rows, cols)], -1)
-        + thickness**2
-    )
-    gaussians = Gaussians(means.flatten(0, 1).to(image), torch.diag_embed(1 / variances.flatten(0, 1)).to(image))
-    return Scene(gaussians, image.flatten(0, 1))
+    return Scene(*_rectangle(image, size, num))
 
 
 def box(images: Sequence[Tensor], extents: Any, num: int | None = None) -> Scene:
@@ -150,6 +134,8 @@ def box(images: Sequence[Tensor], extents: Any, num: int | None = None) -> Scene
     sides = _positive("extents", extents, 3).tolist()
     if len(images) != 6:
         raise ValueError(f"images: expected six, in the order z-, z+, y-, y+, x-, x+, got {len(images)}")
+    if len({image.shape[-1:] for image in images}) > 1:
+        raise ValueError(f"images: expected one number of channels, got {[image.shape[-1] for image in images]}")
     if num is not None:
         check_count("num", num)
     area = 2 * (sides[0] * sides[1] + sides[1] * sides[2] + sides[2] * sides[0])
@@ -158,19 +144,42 @@ def box(images: Sequence[Tensor], extents: Any, num: int | None = None) -> Scene
         half = torch.tensor(sides, dtype=torch.float64) / 2
         outward, right, down = (torch.tensor(axis, dtype=torch.float64) for axis in axes)
         size = [2 * float((axis.abs() * half).sum()) for axis in (right, down)]
-        part, colors = plane(image, size, None if num is None else max(round(num * size[0] * size[1] / area), 1))[:2]
+        share = None if num is None else max(round(num * size[0] * size[1] / area), 1)
+        part, colors = _rectangle(image, size, share)
         turn = torch.stack([right, down, -outward], -1).to(image)
         corner = (half * (outward - right - down)).to(image)
         means.append(part.means @ turn.mT + corner)
         precisions.append(turn @ part.precisions @ turn.mT)
         features.append(colors)
-    if len({colors.shape[-1] for colors in features}) > 1:
-        raise ValueError(f"images: expected one number of channels, got {[colors.shape[-1] for colors in features]}")
     return Scene(Gaussians(torch.cat(means), torch.cat(precisions)), torch.cat(features))
 
 
+def _rectangle(image: Tensor, size: Any, num: int | None) -> tuple[Gaussians, Tensor]:
+    """The Gaussians and features of `plane`."""
+    checks.tensor("image", image, ("H", "W", "C"), dtype=checks.REAL, finite=True)
+    if image.dim() != 3 or not image.numel():
+        raise ValueError(f"image: expected shape (H, W, C) with at least one pixel, got {tuple(image.shape)}")
+    sides = _positive("size", size, 2).tolist()
+    cols, rows = image.shape[1], image.shape[0]
+    if num is not None:
+        check_count("num", num)
+        cols = max(round(math.sqrt(num * sides[0] / sides[1])), 1)
+        rows = max(round(num / cols), 1)
+        image = torch.nn.functional.interpolate(image.movedim(-1, 0)[None], (rows, cols), mode="area")[0].movedim(0, -1)
+    (x, width), (y, height) = _windows(cols, sides[0], image), _windows(rows, sides[1], image)
+    thickness = FLATNESS * math.sqrt(sides[0] * sides[1] / (rows * cols * math.pi))
+    means = torch.stack([x.expand(rows, cols), y[:, None].expand(rows, cols), x.new_zeros(rows, cols)], -1)
+    variances = (
+        torch.stack([width.expand(rows, cols), height[:, None].expand(rows, cols), x.new_zeros(rows, cols)], -1)
+        + thickness**2
+    )
+    gaussians = Gaussians(means.flatten(0, 1).to(image), torch.diag_embed(1 / variances.flatten(0, 1)).to(image))
+    return gaussians, image.flatten(0, 1)
+
+
 def _windows(num: int, length: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and variances of `num` normal windows of width length / num / sqrt(pi) in a row, cut off at 0 and length."""
+    """Means and variances of `num` normal windows of width length / num / sqrt(pi) in a row, cut off at 0 and
+    length."""
     pitch = length / num
     width = pitch / math.sqrt(math.pi)
     middle = (torch.arange(num, dtype=torch.float64, device=like.device) + 0.5) * pitch

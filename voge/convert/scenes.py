@@ -30,8 +30,7 @@ def scene(content: Any, num: int = 5000) -> Scene:
     if (
         hasattr(content, "points")
         or hasattr(content, "points_packed")
-        or (not hasattr(content, "faces")
-        and hasattr(content, "vertices"))
+        or (not hasattr(content, "faces") and hasattr(content, "vertices"))
     ):
         cloud = as_points(content)
         return Scene(points(cloud), cloud.colors)

@@ -51,10 +51,10 @@ def surface(mesh: Any, faces: Tensor | None = None, num: int = 5000) -> tuple[Ga
     """Gaussians spread evenly by area over a mesh, flat along its normals, whose silhouette follows that of the mesh.
 
     Points spread evenly over the surface are gathered into N patches of about equal area by Lloyd's algorithm, which
-    keeps apart what faces in different directions. Around each patch a window, a round Gaussian as wide as a disc of the
-    patch's area, weighs the surface; the Gaussian has the mean and the covariance of what it sees. On a plain both are
-    those of the window, and a ray through it meets an optical depth of 2; at a crease or a border the window is cut off,
-    so that the Gaussian becomes narrow and moves inwards and the edge stays where it is.
+    keeps apart what faces in different directions. Around each patch a window, a round Gaussian as wide as a disc of
+    the patch's area, weighs the surface; the Gaussian has the mean and the covariance of what it sees. On a plain
+    both are those of the window, and a ray through it meets an optical depth of 2; at a crease or a border the
+    window is cut off, so that the Gaussian becomes narrow and moves inwards and the edge stays where it is.
 
     Nothing is differentiated: the Gaussians are constants.
 
@@ -102,19 +102,24 @@ def surface(mesh: Any, faces: Tensor | None = None, num: int = 5000) -> tuple[Ga
     offsets = points[neighbors] - means[:, None]
     covariances = np.einsum("ns,nsc,nsd->ncd", weights, offsets, offsets) + (FLATNESS * width) ** 2 * np.eye(3)
 
-    to = {"dtype": mesh.vertices.dtype, "device": mesh.vertices.device}
-    gaussians = Gaussians(torch.tensor(means, **to), torch.tensor(np.linalg.inv(covariances), **to))
-    return gaussians, Surface(
-        torch.tensor(face[anchor], device=to["device"]), torch.tensor(barycentric[anchor], **to), torch.tensor(normals[anchor], **to),
-        # The anchors too, so that no patch is empty.
-        torch.tensor(np.concatenate([face, face[anchor]]), device=to["device"]),
-        torch.tensor(np.concatenate([barycentric, barycentric[anchor]]), **to),
-        torch.tensor(np.concatenate([patch, np.arange(num)]), device=to["device"]),
-    )  # fmt: skip
+    def tensor(array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array).to(mesh.vertices.device)
+        return tensor.to(mesh.vertices.dtype) if tensor.is_floating_point() else tensor.long()
+
+    return Gaussians(tensor(means), tensor(np.linalg.inv(covariances))), Surface(
+        tensor(face[anchor]),
+        tensor(barycentric[anchor]),
+        tensor(normals[anchor]),
+        # The middles too, so that no patch is empty.
+        tensor(np.concatenate([face, face[anchor]])),
+        tensor(np.concatenate([barycentric, barycentric[anchor]])),
+        tensor(np.concatenate([patch, np.arange(num)])),
+    )
 
 
 def surface_colors(mesh: Any, where: Surface) -> Tensor:
-    """(N, 3) in [0, 1]: the colours of a mesh, averaged over the patch of each Gaussian of `surface`; GREY where it has none.
+    """(N, 3) in [0, 1]: the colours of a mesh, averaged over the patch of each Gaussian of `surface`; GREY where it
+    has none.
 
     Raises:
         TypeError, ValueError: not a mesh, an empty one.
@@ -127,12 +132,12 @@ def surface_colors(mesh: Any, where: Surface) -> Tensor:
         factors.append(mesh.face_colors[where.patch_faces])
     if mesh.colors is not None:
         factors.append(_interpolate(mesh, mesh.colors, where))
-    return where.mean(math.prod(factors)) if factors else torch.full_like(where.normals, GREY)
+    return where.mean(torch.stack(factors).prod(0)) if factors else torch.full_like(where.normals, GREY)
 
 
 def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
-    """(M, 3): the image (H, W, 3) between its texels, at uv (M, 2) with (0, 0) the lower left corner. It repeats where some
-    coordinates leave [0, 1], otherwise its borders are continued."""
+    """(M, 3): the image (H, W, 3) between its texels, at uv (M, 2) with (0, 0) the lower left corner. It repeats
+    where some coordinates leave [0, 1], otherwise its borders are continued."""
     size = torch.tensor([texture.shape[1], texture.shape[0]], device=uv.device)
     place = torch.stack([uv[:, 0], 1 - uv[:, 1]], -1) * size - 0.5
     low = place.floor()
@@ -150,9 +155,11 @@ def _interpolate(mesh: Mesh, values: Tensor, where: Surface) -> Tensor:
 
 
 def _spread(areas: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Faces (M,) and barycentric coordinates (M, 3) of points spread evenly over faces of these areas; nothing is random.
+    """Faces (M,) and barycentric coordinates (M, 3) of points spread evenly over faces of these areas; nothing is
+    random.
 
-    Faces take turns by their cumulated area; the places are those of Roberts' sequence R2 (2018), folded into the triangle.
+    Faces take turns by their cumulated area; the places are those of Roberts' sequence R2 (2018), folded into the
+    triangle.
     """
     ends = np.cumsum(areas)
     steps = np.arange(num)

@@ -21,7 +21,8 @@ def load(path: str | os.PathLike[str]) -> Mesh | PointCloud | Scene:
     """What the file holds, on the CPU; nothing of it is ever unpickled or fetched.
 
     .npz, .safetensors: a Scene, as `save` wrote it. .ply: a Scene (3DGS), a Mesh or a PointCloud, by its content.
-    .off: a Mesh; .goff: a Scene (the official package's). The rest (.obj, .stl, .glb, .gltf ...), by trimesh: a Mesh or a PointCloud.
+    .off: a Mesh; .goff: a Scene (the official package's). The rest (.obj, .stl, .glb, .gltf ...), by trimesh: a Mesh
+    or a PointCloud.
 
     Raises:
         ValueError: a file that is missing, broken, empty or of an unknown kind.
@@ -39,13 +40,14 @@ def load(path: str | os.PathLike[str]) -> Mesh | PointCloud | Scene:
             elements = ply.read_header(path)
             if set(splats.PROPERTIES) <= set(elements["vertex"].scalars):
                 return splats.load_splats(path)
-            if "face" not in elements or not elements["face"].count:
+            if "face" not in elements or not elements["face"].rows:
                 return ply.load_points(path)
         return meshes.load_mesh(path)
 
 
 def save(path: str | os.PathLike[str], content: Any, features: Tensor | None = None) -> None:
-    """Writes Gaussians or a Scene (.npz, .safetensors, 3DGS .ply, .goff), a PointCloud (.ply) or a Mesh (.off, .obj, .ply, .stl, .glb).
+    """Writes Gaussians or a Scene (.npz, .safetensors, 3DGS .ply, .goff), a PointCloud (.ply) or a Mesh (.off, .obj,
+    .ply, .stl, .glb).
 
     Args:
         content: Gaussians, Scene, Mesh, PointCloud, or what `as_mesh` takes.

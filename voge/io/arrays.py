@@ -21,7 +21,8 @@ _NEEDED = ("means", "precisions")
 
 
 def load_npz(path: Path) -> Scene:
-    """Gaussians and features of an .npz; nothing of it is unpickled, and nothing is allocated before its headers are checked.
+    """Gaussians and features of an .npz; nothing of it is unpickled, and nothing is allocated before its headers are
+    checked.
 
     Raises:
         ValueError: not an .npz, arrays that do not belong, of other shapes or dtypes, truncated, or compressed so far
@@ -44,8 +45,9 @@ def load_npz(path: Path) -> Scene:
 
 def save_npz(path: Path, scene: Scene) -> None:
     """Writes an uncompressed .npz."""
+    table: dict[str, Any] = {name: value.numpy() for name, value in _arrays(scene).items()}
     with path.open("wb") as file:
-        np.savez(file, **{name: value.numpy() for name, value in _arrays(scene).items()})
+        np.savez(file, **table)
 
 
 def load_safetensors(path: Path) -> Scene:

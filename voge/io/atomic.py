@@ -11,7 +11,8 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path in the folder of `path` (same suffix) to write to; renamed to `path` on success, removed on any error.
+    """A temporary path in the folder of `path` (same suffix) to write to; renamed to `path` on success, removed on
+    any error.
 
     Raises ValueError where the folder is missing or cannot be written to.
     """

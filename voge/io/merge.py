@@ -18,8 +18,8 @@ _PAD = 1  # texels around every image, so that reading between texels never leav
 def merge(meshes: list[Mesh]) -> Mesh:
     """One mesh with the vertices and faces of all, in their order; (V, 3) each, of one dtype and device.
 
-    Textures lie above each other in one image, each as often side by side as it repeats. Where only some have texture or
-    colours, the others have white there.
+    Textures lie above each other in one image, each as often side by side as it repeats. Where only some have
+    texture or colours, the others have white there.
     """
     if len(meshes) == 1:
         return meshes[0]
@@ -73,8 +73,8 @@ def _atlas(meshes: list[Mesh]) -> tuple[Tensor, Tensor]:
 
 
 def _padded(mesh: Mesh) -> tuple[Tensor, Tensor]:
-    """Coordinates in [0, 1] of an image with as many copies as they go across (one where that is too many), and the image
-    padded by what lies around it."""
+    """Coordinates in [0, 1] of an image with as many copies as they go across (one where that is too many), and the
+    image padded by what lies around it."""
     if mesh.texture is None or mesh.uv is None:
         return mesh.vertices.new_full((len(mesh.vertices), 2), 0.5), mesh.vertices.new_ones(
             1 + 2 * _PAD, 1 + 2 * _PAD, 3

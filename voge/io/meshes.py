@@ -23,7 +23,7 @@ _WRITTEN = (".glb", ".obj", ".ply", ".stl")  # one file each
 def load_mesh(path: Path) -> Mesh | PointCloud:
     """The mesh of a file, all its parts in one, their textures in one image; or its points, where it has no faces.
 
-    Files beside it (materials, textures) are read from its own folder only. STL, which repeats every vertex, is merged;
+    Files beside it (materials, textures) are read as well. STL, which repeats every vertex, is merged;
     other vertices keep their order.
 
     Raises:

@@ -1,4 +1,5 @@
-"""What a file can hold: a mesh, a point cloud, or Gaussians with their features; and the same objects of other libraries."""
+"""What a file can hold: a mesh, a point cloud, or Gaussians with their features; and the same objects of other
+libraries."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from voge.io.merge import merge
 
 
 class Mesh(NamedTuple):
-    """A triangle mesh. Colours lie in [0, 1]; that of a point is the product of those that are there: of the texture, of its
-    face and of its vertices.
+    """A triangle mesh. Colours lie in [0, 1]; that of a point is the product of those that are there: of the
+    texture, of its face and of its vertices.
 
     Attributes:
         vertices: (V, 3).
@@ -63,13 +64,15 @@ class Scene(NamedTuple):
 
 
 def as_mesh(mesh: Any, faces: Any = None) -> Mesh:
-    """Makes a checked Mesh of vertices (..., V, 3) and faces (F, 3), a Mesh, a trimesh mesh or scene, or a PyTorch3D Meshes of one.
+    """Makes a checked Mesh of vertices (..., V, 3) and faces (F, 3), a Mesh, a trimesh mesh or scene, or a PyTorch3D
+    Meshes of one.
 
     Tensors keep dtype and device; arrays of NumPy become tensors of torch's default dtype.
 
     Raises:
         TypeError: not a mesh.
-        ValueError: an empty mesh, vertices that are not finite, faces that name no vertex, several meshes in one object.
+        ValueError: an empty mesh, vertices that are not finite, faces that name no vertex, several meshes in one
+            object.
     """
     if faces is not None:
         mesh = Mesh(mesh, faces)
@@ -79,7 +82,7 @@ def as_mesh(mesh: Any, faces: Any = None) -> Mesh:
         mesh = _from_pytorch3d(mesh)
     elif hasattr(mesh, "geometry") and hasattr(mesh, "dump"):
         parts = [_checked(_from_trimesh(part)) for part in mesh.dump() if hasattr(part, "faces")]
-        mesh = merge(parts) if parts else Mesh(np.zeros((0, 3)), np.zeros((0, 3), int))
+        mesh = merge(parts) if parts else Mesh(torch.zeros(0, 3), torch.zeros(0, 3).long())
     elif hasattr(mesh, "visual") and hasattr(mesh, "faces"):
         mesh = _from_trimesh(mesh)
     if not isinstance(mesh, Mesh):
@@ -91,7 +94,8 @@ def as_mesh(mesh: Any, faces: Any = None) -> Mesh:
 
 
 def as_points(points: Any) -> PointCloud:
-    """Makes a checked PointCloud of points (N, 3), a PointCloud, a trimesh PointCloud, or a PyTorch3D Pointclouds of one.
+    """Makes a checked PointCloud of points (N, 3), a PointCloud, a trimesh PointCloud, or a PyTorch3D Pointclouds of
+    one.
 
     Raises:
         TypeError: not a point cloud.
@@ -166,9 +170,9 @@ def _floating(name: str, value: Any) -> Tensor:
     return torch.tensor(array, dtype=torch.get_default_dtype())
 
 
-def _unit_colors(rgba: Any) -> np.ndarray:
+def _unit_colors(rgba: Any) -> Tensor:
     """uint8 colours of trimesh, with or without alpha, as (..., 3) in [0, 1]."""
-    return np.asarray(rgba)[..., :3] / 255.0
+    return _floating("colors", np.asarray(rgba)[..., :3] / 255.0)
 
 
 def _from_pytorch3d(meshes: Any) -> Mesh:
@@ -183,22 +187,18 @@ def _from_pytorch3d(meshes: Any) -> Mesh:
 
 def _from_trimesh(mesh: Any) -> Mesh:
     visual = mesh.visual
+    plain = Mesh(_floating("vertices", mesh.vertices), torch.tensor(np.asarray(mesh.faces)))
     if visual.kind == "face":
-        return Mesh(mesh.vertices, mesh.faces, face_colors=_unit_colors(visual.face_colors))
+        return plain._replace(face_colors=_unit_colors(visual.face_colors))
     if visual.kind == "vertex":
-        return Mesh(mesh.vertices, mesh.faces, colors=_unit_colors(visual.vertex_colors))
+        return plain._replace(colors=_unit_colors(visual.vertex_colors))
     if visual.kind != "texture":
-        return Mesh(mesh.vertices, mesh.faces)
+        return plain
     material = visual.material
     image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
     if image is None or visual.uv is None:
-        colors = np.broadcast_to(_unit_colors(material.main_color), mesh.vertices.shape)
-        return Mesh(mesh.vertices, mesh.faces, colors=colors)
-    texture = np.asarray(image.convert("RGB")) / 255.0
+        return plain._replace(colors=_unit_colors(material.main_color).expand_as(plain.vertices))
     factor = getattr(material, "baseColorFactor", None)
-    colors = (
-        None
-        if factor is None or (_unit_colors(factor) == 1).all()
-        else np.broadcast_to(_unit_colors(factor), mesh.vertices.shape)
-    )
-    return Mesh(mesh.vertices, mesh.faces, colors, uv=np.asarray(visual.uv)[:, :2], texture=texture)
+    if factor is not None and (_unit_colors(factor) < 1).any():
+        plain = plain._replace(colors=_unit_colors(factor).expand_as(plain.vertices))
+    return plain._replace(uv=_floating("uv", visual.uv)[:, :2], texture=_unit_colors(image.convert("RGB")))

@@ -14,7 +14,8 @@ from voge.io.objects import Mesh, Scene, as_mesh
 
 
 class Goff(NamedTuple):
-    """The content of a GOFF file: centres (N, 3), the official package's sigmas (N,), (N, 3) or (N, 3, 3), radians (N,) or None."""
+    """The content of a GOFF file: centres (N, 3), the official package's sigmas (N,), (N, 3) or (N, 3, 3), radians
+    (N,) or None."""
 
     points: Tensor
     sigmas: Tensor
@@ -45,7 +46,7 @@ def load_off(path: Path) -> Mesh | Scene:
     polygons = [line.split() for line in lines[num_vertices : num_vertices + num_faces]]
     if table.shape[1] < (6 if kind == "COFF" else 3):
         raise ValueError(f"has {table.shape[1]} numbers a vertex, too few for {kind}")
-    colors = table[:, 3:6] if kind == "COFF" else None
+    colors = torch.from_numpy(table[:, 3:6]).float() if kind == "COFF" else None
     if colors is not None and not any("." in line.split(None, 3)[3] for line in lines[:num_vertices]):
         colors = colors / 255
     try:
@@ -53,7 +54,8 @@ def load_off(path: Path) -> Mesh | Scene:
         if any(len(face) != int(words[0]) for face, words in zip(corners, polygons, strict=True)):
             raise ValueError("a face with fewer indices than announced")
         faces = [(face[0], face[i], face[i + 1]) for face in corners for i in range(1, len(face) - 1)]
-        return as_mesh(Mesh(table[:, :3], np.array(faces, np.int64).reshape(-1, 3), colors))
+        triangles = torch.tensor(faces, dtype=torch.int64).view(-1, 3)
+        return as_mesh(Mesh(torch.from_numpy(table[:, :3]).float(), triangles, colors))
     except (ValueError, OverflowError) as error:
         raise ValueError(f"cannot be read as {kind} ({error})") from error
 
@@ -72,7 +74,8 @@ def save_off(path: Path, mesh: Mesh) -> None:
 
 
 def read_goff(path: Path) -> Goff:
-    """The content of a GOFF file: 'GOFF', then N, numbers a sigma (1, 3 or 9), 0 or 1 for radians; then a row a Gaussian of each.
+    """The content of a GOFF file: 'GOFF', then N, numbers a sigma (1, 3 or 9), 0 or 1 for radians; then a row a
+    Gaussian of each.
 
     Rows of 6 numbers are refused: the official package writes two triples there without saying what they are.
 
@@ -94,7 +97,8 @@ def read_goff(path: Path) -> Goff:
 
 
 def write_goff(path: Path, points: Tensor, sigmas: Tensor, radians: Tensor | None = None) -> None:
-    """Writes a GOFF file: points (N, 3), the official package's sigmas (N,), (N, 3) or (N, 3, 3), radians (N,) or None."""
+    """Writes a GOFF file: points (N, 3), the official package's sigmas (N,), (N, 3) or (N, 3, 3), radians (N,) or
+    None."""
     sigmas = sigmas.reshape(len(points), -1)
     with path.open("w") as file:
         file.write(f"GOFF\n{len(points)} {sigmas.shape[1]} {int(radians is not None)}\n")

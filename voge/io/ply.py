@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from voge.io.objects import PointCloud, as_points
 from voge.io.optional import library
@@ -21,7 +22,7 @@ _LONGEST_HEADER = 1 << 20
 class Element(NamedTuple):
     """An element of a header: how many rows it announces, the names of its scalar properties and of its lists."""
 
-    count: int
+    rows: int
     scalars: tuple[str, ...]
     lists: tuple[str, ...]
 
@@ -62,12 +63,12 @@ def read_header(path: Path) -> dict[str, Element]:
     if form not in _FORMATS:
         raise ValueError(f"has PLY format {form[:80]!r}, expected one of {', '.join(_FORMATS)}")
     for name, element in elements.items():
-        if element.count < 0:
-            raise ValueError(f"announces {element.count} rows of {name!r}")
+        if element.rows < 0:
+            raise ValueError(f"announces {element.rows} rows of {name!r}")
     if "vertex" not in elements:
         raise ValueError("has no element 'vertex'")
     if least > body + 1:  # the last blank of a text may be missing
-        rows = ", ".join(f"{element.count} of {name!r}" for name, element in elements.items())
+        rows = ", ".join(f"{element.rows} of {name!r}" for name, element in elements.items())
         raise ValueError(f"truncated: its header announces {rows}, at least {least} bytes, it holds {body}")
     return elements
 
@@ -86,13 +87,22 @@ def read_vertices(path: Path) -> Any:
 def load_points(path: Path) -> PointCloud:
     """The point cloud of a PLY file: x, y, z; colours red, green, blue; normals nx, ny, nz."""
     rows = read_vertices(path)
-    return as_points(PointCloud(columns(rows, "x", "y", "z"), _colors(rows), columns(rows, "nx", "ny", "nz")))
+    points = columns(rows, "x", "y", "z")
+    if points is None:
+        raise ValueError("has vertices without x, y, z")
+    cloud = PointCloud(torch.from_numpy(points).float())
+    colors, normals = _colors(rows), columns(rows, "nx", "ny", "nz")
+    if colors is not None:
+        cloud = cloud._replace(colors=torch.from_numpy(colors))
+    if normals is not None:
+        cloud = cloud._replace(normals=torch.from_numpy(normals))
+    return as_points(cloud)
 
 
 def save_points(path: Path, cloud: PointCloud) -> None:
     """Writes a binary PLY: float32 points and normals, uint8 colours."""
     named = {"x y z": (cloud.points, "f4"), "nx ny nz": (cloud.normals, "f4"), "red green blue": (cloud.colors, "u1")}
-    rows = {}
+    rows: dict[str, np.ndarray] = {}
     for names, (value, kind) in named.items():
         if value is not None:
             array = value.detach().cpu().numpy()

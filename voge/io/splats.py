@@ -33,16 +33,8 @@ def load_splats(path: Path) -> Scene:
         ValueError: a broken file, values that are not finite, a zero quaternion.
     """
     rows = read_vertices(path)
-    means, scales, quaternions, f_dc, logits = (
-        columns(rows, *names)
-        for names in (
-            ("x", "y", "z"),
-            PROPERTIES[1:4],
-            PROPERTIES[4:8],
-            PROPERTIES[8:],
-            PROPERTIES[:1],
-        )  # fmt: skip
-    )
+    groups = (("x", "y", "z"), PROPERTIES[1:4], PROPERTIES[4:8], PROPERTIES[8:], PROPERTIES[:1])
+    means, scales, quaternions, f_dc, logits = (columns(rows, *names) for names in groups)
     if means is None or scales is None or quaternions is None or f_dc is None or logits is None:
         raise ValueError(f"lacks properties of a 3DGS file: x, y, z, {', '.join(PROPERTIES)}")
     for name, value in {
@@ -78,7 +70,7 @@ def save_splats(path: Path, scene: Scene) -> None:
     if not (eigenvalues > 0).all():
         raise ValueError("precisions: expected positive definite matrices")
     axes = axes * torch.linalg.det(axes)[:, None, None]  # proper rotations
-    quaternions = rotation.from_matrix(axes.numpy()).as_quat(scalar_first=True)
+    quaternions = rotation.from_matrix(axes.numpy()).as_quat()[:, [3, 0, 1, 2]]  # w first
     density = torch.ones(gaussians.num) if gaussians.density is None else gaussians.density.detach().cpu()
     density = density.double()
     colors = torch.full((gaussians.num, 3), 0.5) if features is None else features.detach().cpu()
@@ -98,7 +90,7 @@ def save_splats(path: Path, scene: Scene) -> None:
 
 def _load_rest(rows: np.ndarray) -> torch.Tensor | None:
     """f_rest_0, 1, ... (all of red, then green, then blue) as (N, K, 3)."""
-    num = sum(name.startswith("f_rest_") for name in rows.dtype.names)
+    num = sum(name.startswith("f_rest_") for name in rows.dtype.names or ())
     rest = columns(rows, *(f"f_rest_{i}" for i in range(num))) if num else None
     if rest is None or num % 3:
         return None

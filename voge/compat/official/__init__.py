@@ -1,15 +1,18 @@
 """The official VoGE package's names, calls and weighting (github.com/Angtian/VoGE, 0.4.1), on this package's renderer.
 
-Scripts written for it give the same pictures: `from VoGE.Renderer import ...` becomes `from voge.compat.official import ...`.
+Scripts written for it give the same pictures: `from VoGE.Renderer import ...` becomes `from voge.compat.official
+import ...`.
 
-Its law, with the `sigmas` a user gives (precisions, unless inverse_sigma): density exp(-2 (x - M)' sigmas (x - M)), so the
-precision of this package is P = 4 sigmas; weights W = A exp(-tau sum_k A_k Phi) / exp(-1/2) with A = exp(q), which is this
-package's hermite rule at one point, divided by absorptivity tau and by exp(-1/2). Images are clipped at 1.
+Its law, with the `sigmas` a user gives (precisions, unless inverse_sigma): density exp(-2 (x - M)' sigmas (x - M)),
+so the precision of this package is P = 4 sigmas; weights W = A exp(-tau sum_k A_k Phi) / exp(-1/2) with A = exp(q),
+which is this package's hermite rule at one point, divided by absorptivity tau and by exp(-1/2). Images are clipped
+at 1.
 
-What differs, because it was wrong there: bins never overflow, and `max_point_per_bin` has no effect; Gaussians behind the
-camera are not hit; empty slots weigh 0 and have index -1, length and act 1e10, and nothing edits them; R, T, focal and
-principal hold for one call and None means the cameras' own; settings without effect warn; everything works in float64, on
-the CPU, in batches and with gradients. Of its internals, `rasterize_coarse` and `ray_tracing_fine` have no equivalent.
+What differs, because it was wrong there: bins never overflow, and `max_point_per_bin` has no effect; Gaussians
+behind the camera are not hit; empty slots weigh 0 and have index -1, length and act 1e10, and nothing edits them; R,
+T, focal and principal hold for one call and None means the cameras' own; settings without effect warn; everything
+works in float64, on the CPU, in batches and with gradients. Of its internals, `rasterize_coarse` and
+`ray_tracing_fine` have no equivalent.
 """
 
 from voge.compat.official.converters import (

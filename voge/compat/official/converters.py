@@ -26,7 +26,8 @@ from voge.io.objects import as_mesh, as_points
 def naive_vertices_converter(
     vertices: Any, faces: Any, percentage: float = 0.5, max_sig_rate: float = -1
 ) -> tuple[Any, Any, None]:
-    """sigmas (V,) = 2 ln(1/p) / L^2, L the mean length of a vertex's edges; where it has none, 10 bounding diagonals over V.
+    """sigmas (V,) = 2 ln(1/p) / L^2, L the mean length of a vertex's edges; where it has none, 10 bounding diagonals
+    over V.
 
     max_sig_rate above 0 limits them to so many times their mean: a floor of the sizes.
     """
@@ -65,7 +66,8 @@ def normal_mesh_converter(
 def naive_point_cloud_converter(
     points: Any, percentage: float = 0.5, n_nearest: int = 4, thr_max: float = 2
 ) -> tuple[Any, Any, None]:
-    """sigmas (N,) = 4 ln(1/p) / L^2, L the mean distance to the nearest others, none counted over thr_max times their mean."""
+    """sigmas (N,) = 4 ln(1/p) / L^2, L the mean distance to the nearest others, none counted over thr_max times
+    their mean."""
     cloud = as_points(_tensor(points)).points
     places, place = torch.unique(cloud.detach(), dim=0, return_inverse=True)
     length = mean_neighbor_distance(places, n_nearest, thr_max)[place]
@@ -80,7 +82,8 @@ def fixed_pointcloud_converter(points: Any, radius: Any, percentage: float = 0.5
 
 
 def pytorch3d2gaussian(converter: Callable, **kwargs: Any) -> Callable[..., GaussianMeshes]:
-    """A function that makes GaussianMeshes of Meshes or Pointclouds (the first of a batch) by a converter and its options."""
+    """A function that makes GaussianMeshes of Meshes or Pointclouds (the first of a batch) by a converter and its
+    options."""
 
     def convert(input_: Any, **mesh_kwargs: Any) -> GaussianMeshes:
         first = input_ if len(input_) == 1 else input_[0]
@@ -102,8 +105,8 @@ def cuboid_gauss(
     colors: Any = None,
     as_obj: bool = False,
 ) -> Any:
-    """A grid on the faces of a box: (verts, sigmas) as arrays, or GaussianMeshes; with colors (6, C) of the faces z-, z+, y-,
-    y+, x-, x+, also the colours (N, C)."""
+    """A grid on the faces of a box: (verts, sigmas) as arrays, or GaussianMeshes; with colors (6, C) of the faces
+    z-, z+, y-, y+, x-, x+, also the colours (N, C)."""
     low, high = torch.tensor([x_range, y_range, z_range], dtype=torch.float64).T
     gaussians, faces = cuboid(high - low, number_vertices, percentage)
     verts, sigmas = gaussians.means + (low + high) / 2, gaussians.precisions[:, 0, 0] / 4
@@ -125,7 +128,9 @@ def cuboid_mesh(
     w, h, d = high - low
     edge = math.sqrt(2 * (w * h + h * d + d * w) / number_vertices)
     grid = [np.linspace(a, b, max(int((b - a) / edge + 1), 2)) for a, b in zip(low, high, strict=True)]
-    verts, faces, owners = [], [], []
+    verts: list[np.ndarray] = []
+    faces: list[np.ndarray] = []
+    owners: list[np.ndarray] = []
     for axis in (2, 1, 0):
         for side in (0, 1):
             across, down = ((1, 2), (2, 0), (0, 1))[axis]  # across x down = axis
@@ -133,11 +138,11 @@ def cuboid_mesh(
             part = np.full((rows, cols, 3), grid[axis][-side])
             part[..., across], part[..., down] = grid[across], grid[down][:, None]
             corner = np.arange(rows * cols).reshape(rows, cols)[:-1, :-1].reshape(-1, 1)
-            quads = np.concatenate([corner + [0, 1, cols], corner + [cols + 1, cols, 1]])
-            faces.append(sum(map(len, verts)) + (quads if side else quads[:, ::-1]))
+            quads = (corner + np.array([0, 1, cols, cols + 1, cols, 1])).reshape(-1, 3)
+            faces.append(sum(len(part) for part in verts) + (quads if side else quads[:, ::-1]))
             verts.append(part.reshape(-1, 3))
             owners.append(np.full(rows * cols, len(owners)))
-    mesh = (np.concatenate(verts), np.concatenate(faces))
+    mesh: tuple = (np.concatenate(verts), np.concatenate(faces))
     if as_obj:
         from voge.compat.pytorch3d import meshes_to
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,7 +40,8 @@ class GaussianMeshesNaive:
 
 
 class GaussianMeshes(nn.Module):
-    """Gaussians as parameters, copies of verts, sigmas and radians; gradianted_args says which of the three are trained."""
+    """Gaussians as parameters, copies of verts, sigmas and radians; gradianted_args says which of the three are
+    trained."""
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class Fragments:
     def __getitem__(self, item: Any) -> Fragments:
         if self.valid_num.dim() != 3:
             raise ValueError("fragments: expected a batch, to take items of")
-        return Fragments(*(value[item] for value in self.to_dict().values()), self.num_vertices)
+        return self._with(lambda value: value[item])
 
     def __len__(self) -> int:
         return len(self.valid_num)
@@ -114,7 +115,11 @@ class Fragments:
         """With a batch dimension of 1."""
         if self.valid_num.dim() != 2:
             raise ValueError("fragments: expected no batch")
-        return Fragments(*(value[None] for value in self.to_dict().values()), self.num_vertices)
+        return self._with(lambda value: value[None])
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Fragments:
+        changed = {name: change(value) for name, value in self.to_dict().items()}
+        return Fragments(**changed, num_vertices=self.num_vertices)
 
     def to_dict(self) -> dict[str, Tensor]:
         names = ("vert_weight", "vert_index", "valid_num", "vert_hit_length")
@@ -122,7 +127,7 @@ class Fragments:
 
     def copy(self) -> Fragments:
         """With tensors of its own."""
-        return Fragments(*(value.clone() for value in self.to_dict().values()), self.num_vertices)
+        return self._with(lambda value: value.clone())
 
 
 class GaussianRenderSettings:
@@ -187,7 +192,7 @@ class GaussianRenderer(nn.Module):
     def device(self) -> torch.device:
         return torch.device(self.cameras.device)
 
-    def to(self, device: Any) -> GaussianRenderer:
+    def to(self, device: Any) -> GaussianRenderer:  # type: ignore[override]
         """Moves the cameras, and returns self."""
         self.cameras = self.cameras.to(device)
         return self
@@ -212,8 +217,12 @@ class GaussianRenderer(nn.Module):
             Gaussians.from_covariances(verts, sigmas / 4) if settings.inverse_sigma else Gaussians(verts, 4 * sigmas)
         )
         hits = voge.trace(
-            gaussians, cameras, max_hits=settings.max_assign, threshold=settings.thr_activation, absorptivity=settings.absorptivity
-        )  # fmt: skip
+            gaussians,
+            cameras,
+            max_hits=settings.max_assign,
+            threshold=settings.thr_activation,
+            absorptivity=settings.absorptivity,
+        )
         hit = hits.indices >= 0
         return Fragments(
             official_weights(hits.weights, settings.absorptivity),
@@ -289,7 +298,8 @@ def to_white_background(fragments: Fragments, colors: Tensor, thr: float = -1) -
 
 
 def sample_features(frag: Fragments, image: Tensor, n_vert: int | None = None) -> tuple[Tensor, Tensor]:
-    """Sums over pixels of weight times image, (n_vert, C), and of weights, (n_vert,): the transpose of `interpolate_attr`.
+    """Sums over pixels of weight times image, (n_vert, C), and of weights, (n_vert,): the transpose of
+    `interpolate_attr`.
 
     Args:
         image: (B, H, W, C).

@@ -1,6 +1,7 @@
 """RayTracing and Aggregation of the official package.
 
-Per hit it has a length l, act = -q >= 0 (the exponent at the peak) and dsd = d' S d = 1 / (2 width^2), with S = 2 sigmas.
+Per hit it has a length l, act = -q >= 0 (the exponent at the peak) and dsd = d' S d = 1 / (2 width^2), with S = 2
+sigmas.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ def ray_trace_voge_ray(mus: Tensor, sigmas: Tensor | float, rays: Tensor) -> tup
 def find_nearest_k(
     hit_len_in: Tensor, hit_act_in: Tensor, hit_dsd_in: Tensor, K: int, thr: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of hits (R, M) in front and above the threshold the K nearest, ascending: indices (int32, -1: none), lengths, acts,
-    dsds (R, K)."""
+    """Of hits (R, M) in front and above the threshold the K nearest, ascending: indices (int32, -1: none), lengths,
+    acts, dsds (R, K)."""
     return _first_k(hit_len_in, hit_len_in, hit_act_in, hit_dsd_in, K, thr)
 
 
@@ -103,7 +104,8 @@ def assign2weight(sel_activation: Tensor, cross_activation: Tensor, occupation_w
 def aggregation(
     sel_idx: Tensor, sel_act: Tensor, sel_len: Tensor, sel_dsd: Tensor, occupation_weight: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weights (..., K), indices, how many hits (...), and lengths, of hits (..., K) with index -1 where there are none."""
+    """Weights (..., K), indices, how many hits (...), and lengths, of hits (..., K) with index -1 where there are
+    none."""
     hit = sel_idx >= 0
     peaks = torch.where(hit, occupation_weight * torch.exp(-sel_act), 0)
     widths = torch.where(hit, 2 * sel_dsd, 1).rsqrt()
@@ -170,12 +172,10 @@ def _first_k(
     hit = reference.select(lengths, -acts, threshold=thr)
     first = torch.where(hit, order, math.inf).argsort(dim=-1, stable=True)[..., :K]
     hit = hit.gather(-1, first)
-    found = [
-        torch.where(hit, value.gather(-1, first), empty) for value, empty in ((lengths, FAR), (acts, FAR), (dsds, 0.0))
-    ]
-    found = [
-        torch.nn.functional.pad(value, (0, K - first.shape[-1]), value=empty)
-        for value, empty in zip(found, (FAR, FAR, 0.0), strict=True)
-    ]
-    indices = torch.nn.functional.pad(torch.where(hit, first, -1).int(), (0, K - first.shape[-1]), value=-1)
-    return indices, *found
+    spare = (0, K - first.shape[-1])
+
+    def take(values: Tensor, empty: float) -> Tensor:
+        return torch.nn.functional.pad(torch.where(hit, values.gather(-1, first), empty), spare, value=empty)
+
+    indices = torch.nn.functional.pad(torch.where(hit, first, -1).int(), spare, value=-1)
+    return indices, take(lengths, FAR), take(acts, FAR), take(dsds, 0.0)

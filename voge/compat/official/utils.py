@@ -29,7 +29,8 @@ def rotation_theta(theta: Tensor | float, device_: Any = None) -> Tensor:
 
 
 class Batchifier:
-    """Decorator: calls a function on parts of at most `batch_size` of the rows of named arguments and joins the results.
+    """Decorator: calls a function on parts of at most `batch_size` of the rows of named arguments and joins the
+    results.
 
     Args:
         batch_size: most rows a call.
@@ -58,10 +59,10 @@ class Batchifier:
             count = next(iter(flat.values())).shape[first]
             if any(dims != (first, shape) for dims in rows.values()):
                 raise ValueError(f"batch_args: expected equal rows, got {[tuple(size) for _, size in rows.values()]}")
-            parts = [
-                func(*args, **{**kwargs, **{name: value.narrow(first, i, min(self.batch_size, count - i)) for name, value in flat.items()}})
-                for i in range(0, count, self.batch_size)
-            ]  # fmt: skip
+            parts = []
+            for i in range(0, count, self.batch_size):
+                part = {name: value.narrow(first, i, min(self.batch_size, count - i)) for name, value in flat.items()}
+                parts.append(func(*args, **{**kwargs, **part}))
             if isinstance(parts[0], tuple):
                 return tuple(torch.cat(part, first).unflatten(first, shape) for part in zip(*parts, strict=True))
             return torch.cat(parts, first).unflatten(first, shape)
