@@ -14,6 +14,7 @@ NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 DECIDES := pyproject.toml setup.py requirements/test.txt $(NATIVE)
 WHEEL := build/wheel
 SECOND := .venv-torch
+RENDERER_TESTS := $(patsubst %,tests/test_%.py,checks cameras gaussians reference render fragments convert io install)
 
 .PHONY: demo test test-torch bench lint format docs clean
 .DELETE_ON_ERROR:
@@ -48,8 +49,6 @@ test-torch: $(SECOND)/.torch-$(TORCH)
 	@$(SECOND)/bin/python -c "import torch, voge; print('torch', torch.__version__, 'with', voge.__file__)"
 	rm -rf $(SECOND)/run && mkdir $(SECOND)/run && cp -r tests pyproject.toml $(SECOND)/run
 	cd $(SECOND)/run && ../bin/python -m pytest -n $(JOBS) $(RENDERER_TESTS)
-
-RENDERER_TESTS := tests
 
 # --- environments ---------------------------------------------------------------------------------------------------------
 
@@ -87,7 +86,7 @@ $(WHEEL)/.built: $(VENV)/.created $(DECIDES) $(shell find voge -name '*.py')
 	@touch $@
 
 $(SECOND)/.torch-$(TORCH): $(WHEEL)/.built
-	$(PYTHON) -m venv $(SECOND)
+	$(BIN)/python -m venv $(SECOND)
 	rm -f $(SECOND)/.torch-*
 	$(SECOND)/bin/python -m pip install -q torch==$(TORCH) $(if $(TORCHVISION),torchvision==$(TORCHVISION)) \
 		pytest pytest-xdist hypothesis opencv-python-headless "voge[io] @ file://$(CURDIR)/$$(ls $(WHEEL)/*.whl)"

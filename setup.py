@@ -31,6 +31,7 @@ FLAGS = [
 ]
 AVX2 = ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mlzcnt", "-mpopcnt", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"]
+AVX512 += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # g++ 12 warns about its own header
 X86_KERNELS = {"isa_avx2": AVX2, "isa_avx512": AVX512}  # stem of the file in csrc/cpu -> its own flags
 
 

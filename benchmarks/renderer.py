@@ -1,7 +1,7 @@
 """The renderer on the CPU beside PyTorch3D's: python -m benchmarks.renderer [--quick] [--only NAME ...] [--out FOLDER].
 
 Follows renderer.yaml and writes results/NAME.json and their plots; benchmarks.tables then writes the tables.
-Wants a machine that does nothing else: about ten minutes. --quick is a small rehearsal, kept out of the results.
+Wants a machine that does nothing else, for about six minutes. --quick is a small rehearsal, kept out of the results.
 """
 
 from __future__ import annotations
@@ -183,9 +183,10 @@ def _ours(p: dict[str, Any], calls: dict[str, timing.Call], standard: str) -> tu
 
 
 def _cycles(call: timing.Call) -> dict[str, int]:
-    """The kernels' cycles by stage in one call, over all threads."""
+    """The kernels' cycles by stage in ten calls, over all threads."""
     _cpu.reset_counters()
-    call()
+    for _ in range(10):
+        call()
     counts = _cpu.counters()
     return {stage: counts[counter] for stage, counter in STAGES.items()}
 

@@ -40,13 +40,12 @@ def features(read: Callable[[str], dict[str, Any]]) -> str:
 
 
 def channels(read: Callable[[str], dict[str, Any]]) -> str:
-    """Time against the number of channels, and the share of it that one channel would not have taken."""
-    result = read("renderer-channels")
-    one = _median(result, "channels-1")
+    """Time against the number of channels, and the share that compositing takes."""
+    times, shares = read("renderer-channels"), read("renderer-compositing")
     rows = []
-    for channels in result["settings"]["channels"]:
-        value = _median(result, f"channels-{channels}")
-        rows.append([str(channels), _number(value), f"{100 * max(0.0, 1 - one / value):.0f} %"])
+    for number in times["settings"]["channels"]:
+        arm = f"channels-{number}"
+        rows.append([str(number), _number(_median(times, arm)), f"{_median(shares, arm):.0f} %"])
     return _table(["Channels", "Forward + backward (ms)", "Share of compositing"], rows)
 
 

@@ -148,13 +148,6 @@ def rasterise(vertices, faces, size):
     return covered
 
 
-def trefoil():
-    t = np.linspace(0, 2 * np.pi, 120, endpoint=False)
-    path = np.stack([np.sin(t) + 2 * np.sin(2 * t), np.cos(t) - 2 * np.cos(2 * t), -np.sin(3 * t)], -1)
-    balls = [trimesh.creation.icosphere(1, 0.45).apply_translation(place) for place in path]
-    return trimesh.util.concatenate(balls)
-
-
 MESHES = {
     "icosphere": lambda: trimesh.creation.icosphere(3),
     "box": lambda: trimesh.creation.box((1, 1.4, 0.7)),

@@ -54,7 +54,7 @@ class Inputs(NamedTuple):
     means: Tensor  # (B or 1, N, 3)
     precisions: Tensor  # (B or 1, N, 3, 3)
     density: Tensor  # (B or 1, N), absorptivity included
-    features: Tensor | None  # (B or 1, N, C)
+    features: Tensor  # (B or 1, N, C); C = 0 for fragments
     origins: Tensor  # (B or 1, 1 or rays, 3)
     directions: Tensor  # (B or 1, rays, 3)
     valid: Tensor | None  # (B or 1, rays)
@@ -107,12 +107,15 @@ def render(
         from voge.backends import cpu
 
         if quadrature != "hermite":
-            raise NotImplementedError('quadrature="segments" needs backend="reference": the native kernels have hermite')
-        image, alpha, depth = cpu.render(*x[:8], *x.grid, *settings[:4], points)
+            raise NotImplementedError(
+                'quadrature="segments" needs backend="reference": the native kernels have hermite'
+            )
+        scene = (x.means, x.precisions, x.density, x.features, x.origins, x.directions, x.valid, x.projection)
+        image, alpha, depth = cpu.render(*scene, *x.grid, *settings[:4], points)
     else:
         check_values(gaussians, x)
         image, alpha, depth = reference.render(
-            *x[:6],
+            *(x.means, x.precisions, x.density, x.features, x.origins, x.directions),
             valid=x.valid,
             max_hits=max_hits,
             threshold=settings.threshold,
@@ -181,7 +184,9 @@ def flatten(
         shape = cameras_or_rays.shape
         depth = max(len(s) for s in shapes.values())
         if len(shape) < depth:
-            raise ValueError(f"rays: expected {depth} batch dimensions like the Gaussians or features, got shape {tuple(shape)}")
+            raise ValueError(
+                f"rays: expected {depth} batch dimensions like the Gaussians or features, got shape {tuple(shape)}"
+            )
         ray_batch, ray_shape = shape[:depth], shape[depth:]
         rays = ray_shape.numel()
         shared = origins.shape[:-1].numel() == 1 and ray_batch.numel() == 1
@@ -206,8 +211,8 @@ def flatten(
             return x.reshape(1, *trailing)
         return x.expand(*batch, *trailing).reshape(-1, *trailing)
 
-    def whole(x: Tensor | None) -> Tensor | None:  # rays: flat already, but perhaps of fewer scenes than the batch
-        if x is None or x.shape[0] in (1, batch.numel()):
+    def whole(x: Tensor) -> Tensor:  # rays: flat already, but perhaps of fewer scenes than the batch
+        if x.shape[0] in (1, batch.numel()):
             return x
         return x.unflatten(0, ray_batch).expand(*batch, *x.shape[1:]).reshape(-1, *x.shape[1:])
 
@@ -220,11 +225,13 @@ def flatten(
         flat(gaussians.means.expand(*own, num, 3), own, num, 3),
         flat(gaussians.precisions.expand(*own, num, 3, 3), own, num, 3, 3),
         flat(density.expand(*own, num), own, num),
-        None if features is None else flat(features, features.shape[:-2], num, features.shape[-1]),
+        gaussians.means.new_empty(1, num, 0)
+        if features is None
+        else flat(features, features.shape[:-2], *features.shape[-2:]),
         whole(origins),
         whole(directions),
-        whole(valid),
-        whole(projection),
+        None if valid is None else whole(valid),
+        None if projection is None else whole(projection),
         grid,
         batch,
         ray_shape,
@@ -235,8 +242,12 @@ def absorb(density: Tensor, absorptivity: float | Tensor) -> Tensor:
     """Density times absorptivity, a positive number or a tensor of one."""
     if isinstance(absorptivity, Tensor):
         if absorptivity.numel() != 1 or not absorptivity.is_floating_point():
-            raise ValueError(f"absorptivity: expected one floating value, got {absorptivity.dtype} {tuple(absorptivity.shape)}")
-        checks.every("absorptivity", (absorptivity > 0) & absorptivity.isfinite(), "a finite value above zero", absorptivity)
+            raise ValueError(
+                f"absorptivity: expected one floating value, got {absorptivity.dtype} {tuple(absorptivity.shape)}"
+            )
+        checks.every(
+            "absorptivity", (absorptivity > 0) & absorptivity.isfinite(), "a finite value above zero", absorptivity
+        )
         return density * absorptivity.reshape(()).to(density)
     if not isinstance(absorptivity, (int, float)) or not absorptivity > 0 or not math.isfinite(absorptivity):
         raise ValueError(f"absorptivity: expected a finite number above zero, got {absorptivity!r}")
@@ -254,13 +265,12 @@ def check_background(background: Tensor, image: Tensor) -> None:
     checks.tensor("background", background, (image.shape[-1],), dtype=image.dtype, device=image.device, finite=True)
     got = background.shape
     tail = image.shape[-len(got) :] if len(got) <= image.dim() else ()
-    if len(got) > 1 and not all(a in (1, b) for a, b in zip(got, tail, strict=False)) or len(got) > image.dim():
+    if len(got) > image.dim() or (len(got) > 1 and any(a not in (1, b) for a, b in zip(got, tail, strict=True))):
         raise ValueError(f"background: expected shape (C,) or {tuple(image.shape)}, got {tuple(got)}")
 
 
 def check_values(gaussians: Gaussians, x: Inputs) -> None:
     """The value checks of the native kernels, for the reference."""
     gaussians.check()
-    if x.features is not None:
-        checks.every("features", x.features.isfinite(), "finite values", x.features)
+    checks.every("features", x.features.isfinite(), "finite values", x.features)
     Rays(x.origins, x.directions, x.valid).check()

@@ -1,19 +1,13 @@
 // The module voge._cpu: NumPy arrays in and out, no copies; shapes and types are checked here, values in the kernels.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
+#include "bindings/arrays.h"
 
-#include <atomic>
 #include <cstdlib>
 #include <mutex>
-#include <string>
 #include <vector>
 
-#include "cpu/args.h"
-
-namespace py = pybind11;
 using namespace pybind11::literals;
 
-void bind_fragments(py::module_& m);
+void bind_fragments(pybind11::module_& m);
 
 namespace voge {
 Counters counters{};
@@ -22,7 +16,8 @@ void add_to_counters(const Counters& c) {
   static std::mutex mutex;
   std::lock_guard<std::mutex> lock(mutex);
   counters.bin_cycles += c.bin_cycles, counters.hit_cycles += c.hit_cycles, counters.weight_cycles += c.weight_cycles;
-  counters.composite_cycles += c.composite_cycles, counters.hits += c.hits, counters.overlapping_pairs += c.overlapping_pairs;
+  counters.composite_cycles += c.composite_cycles, counters.hits += c.hits,
+      counters.overlapping_pairs += c.overlapping_pairs;
 }
 
 namespace {
@@ -55,26 +50,6 @@ const Kernels& chosen_kernels() {
   throw py::value_error("VOGE_ISA is " + std::string(wanted) + "; this machine and build have " + names);
 }
 
-const void* pointer(const py::object& o, const char* name, const py::dtype& dtype, std::initializer_list<py::ssize_t> shape) {
-  if (!py::isinstance<py::array>(o)) throw py::type_error(std::string(name) + " must be a NumPy array");
-  const auto a = py::reinterpret_borrow<py::array>(o);
-  if (!a.dtype().is(dtype)) throw py::type_error(std::string(name) + " has the wrong dtype");
-  if (!(a.flags() & py::array::c_style)) throw py::value_error(std::string(name) + " must be contiguous");
-  if (a.ndim() != static_cast<py::ssize_t>(shape.size())) throw py::value_error(std::string(name) + " has the wrong rank");
-  int i = 0;
-  for (py::ssize_t n : shape)
-    if (a.shape(i++) != n) throw py::value_error(std::string(name) + " has the wrong shape");
-  return a.data();
-}
-
-template <class T>
-T* values(const py::object& o, const char* name, std::initializer_list<py::ssize_t> shape) {
-  if (o.is_none()) return nullptr;
-  return static_cast<T*>(const_cast<void*>(pointer(o, name, py::dtype::of<T>(), shape)));
-}
-
-py::ssize_t size(const py::object& o, int axis) { return py::cast<py::array>(o).shape(axis); }
-
 template <class T>
 Scene<T> make_scene(const py::dict& d) {
   Scene<T> s{};
@@ -101,22 +76,6 @@ Scene<T> make_scene(const py::dict& d) {
   s.threads = py::cast<int>(d["threads"]);
   if (s.threads < 1) s.threads = 1;
   return s;
-}
-
-std::string words(const BadValue& e) {
-  std::string at;
-  if (e.index >= 0) at = "[" + (e.batch >= 0 ? std::to_string(e.batch) + ", " : std::string()) + std::to_string(e.index) + "]";
-  return std::string(e.argument) + at + " " + e.problem;
-}
-
-template <class F>
-void released(F&& body) {  // without the GIL; a bad value becomes a ValueError
-  try {
-    py::gil_scoped_release release;
-    body();
-  } catch (const BadValue& e) {
-    throw py::value_error(words(e));
-  }
 }
 
 template <class T>
@@ -167,40 +126,50 @@ void trace(const py::dict& d, void (*kernel)(const Scene<T>&, const TraceOut<T>&
   released([&] { kernel(s, t); });
 }
 
-bool is_double(const py::dict& d) { return py::cast<py::array>(d["means"]).dtype().is(py::dtype::of<double>()); }
-
 }  // namespace
 }  // namespace voge
 
 PYBIND11_MODULE(_cpu, m) {
   using namespace voge;
   m.doc() = "Native kernels of voge for the CPU.";
-  m.def("isas", [] {
-    py::list names;
-    for (const Kernels* k : available_kernels()) names.append(k->name);
-    return names;
-  }, "Instruction sets of this build that this machine runs, best first.");
+  m.def(
+      "isas",
+      [] {
+        py::list names;
+        for (const Kernels* k : available_kernels()) names.append(k->name);
+        return names;
+      },
+      "Instruction sets of this build that this machine runs, best first.");
   m.def("isa", [] { return chosen_kernels().name; }, "The instruction set in use (VOGE_ISA overrides).");
   m.def("render_forward", [](const py::dict& d) {
     const Kernels& k = chosen_kernels();
-    is_double(d) ? render_forward<double>(d, k.render_forward_f64) : render_forward<float>(d, k.render_forward_f32);
+    is_double(d["means"]) ? render_forward<double>(d, k.render_forward_f64)
+                          : render_forward<float>(d, k.render_forward_f32);
   });
   m.def("render_backward", [](const py::dict& d) {
     const Kernels& k = chosen_kernels();
-    is_double(d) ? render_backward<double>(d, k.render_backward_f64) : render_backward<float>(d, k.render_backward_f32);
+    is_double(d["means"]) ? render_backward<double>(d, k.render_backward_f64)
+                          : render_backward<float>(d, k.render_backward_f32);
   });
   m.def("trace", [](const py::dict& d) {
     const Kernels& k = chosen_kernels();
-    is_double(d) ? trace<double>(d, k.trace_f64) : trace<float>(d, k.trace_f32);
+    is_double(d["means"]) ? trace<double>(d, k.trace_f64) : trace<float>(d, k.trace_f32);
   });
-  m.def("reset_counters", [](bool pairs) {
-    counters = Counters{};
-    counters.hits = pairs ? 1 : 0;  // also the switch: counting pairs is slow
-  }, "pairs"_a = false, "Starts counting anew; with pairs=True hits and overlapping pairs of the forward pass are counted too.");
-  m.def("counters", [] {
-    return py::dict("bin_cycles"_a = counters.bin_cycles, "hit_cycles"_a = counters.hit_cycles,
-                    "weight_cycles"_a = counters.weight_cycles, "composite_cycles"_a = counters.composite_cycles,
-                    "hits"_a = counters.hits, "overlapping_pairs"_a = counters.overlapping_pairs);
-  }, "Processor cycles by stage summed over threads, hits, and pairs of hits closer than the cut-off.");
+  m.def(
+      "reset_counters",
+      [](bool pairs) {
+        counters = Counters{};
+        counters.hits = pairs ? 1 : 0;  // also the switch: counting pairs is slow
+      },
+      "pairs"_a = false,
+      "Starts counting anew; with pairs=True hits and overlapping pairs of the forward pass are counted too.");
+  m.def(
+      "counters",
+      [] {
+        return py::dict("bin_cycles"_a = counters.bin_cycles, "hit_cycles"_a = counters.hit_cycles,
+                        "weight_cycles"_a = counters.weight_cycles, "composite_cycles"_a = counters.composite_cycles,
+                        "hits"_a = counters.hits, "overlapping_pairs"_a = counters.overlapping_pairs);
+      },
+      "Processor cycles by stage summed over threads, hits, and pairs of hits closer than the cut-off.");
   bind_fragments(m);
 }

@@ -4,7 +4,8 @@
 
 namespace voge {
 
-// Gaussians, rays and settings. Every batch size is 1 (shared) or `batch`. Arrays are C-contiguous, shapes in the comments.
+// Gaussians, rays and settings. Every batch size is 1 (shared) or `batch`. Arrays are C-contiguous, shapes in the
+// comments.
 template <class T>
 struct Scene {
   int64_t batch, num, rays;  // scenes of the batch; Gaussians and rays of one scene
@@ -13,15 +14,16 @@ struct Scene {
   const T* precisions;  // (geometry_batch, num, 3, 3)
   const T* density;     // (geometry_batch, num), absorptivity included
   int64_t ray_batch, origins_per_scene;
-  const T* origins;          // (ray_batch, origins_per_scene, 3), one or one a ray
-  const T* directions;       // (ray_batch, rays, 3), any length but zero
-  const bool* valid;         // (ray_batch, rays) or null
-  const double* projection;  // (ray_batch, 3, 4): K [R | t] of a camera whose pixel grid, row by row, the rays are; or null
-  int64_t height, width;     // of that grid
-  int64_t max_hits;          // the nearest this many of a ray; 0: all
-  double threshold, near;    // hit: peak >= threshold and length > near
-  bool world;                // medium: optical depth grows with the width along the ray
-  int points;                // nodes of the Gauss-Hermite rule
+  const T* origins;     // (ray_batch, origins_per_scene, 3), one or one a ray
+  const T* directions;  // (ray_batch, rays, 3), any length but zero
+  const bool* valid;    // (ray_batch, rays) or null
+  const double*
+      projection;  // (ray_batch, 3, 4): K [R | t] of a camera whose pixel grid, row by row, the rays are; or null
+  int64_t height, width;   // of that grid
+  int64_t max_hits;        // the nearest this many of a ray; 0: all
+  double threshold, near;  // hit: peak >= threshold and length > near
+  bool world;              // medium: optical depth grows with the width along the ray
+  int points;              // nodes of the Gauss-Hermite rule
   int threads;
 };
 
@@ -44,7 +46,8 @@ struct RenderBackward {
   T *grad_origins, *grad_directions;  // null: not wanted
 };
 
-// Hits of every ray, sorted by length. Dense: max_hits slots a ray. Ragged: slots offsets[r] .. offsets[r + 1] of ray r.
+// Hits of every ray, sorted by length. Dense: max_hits slots a ray. Ragged: slots offsets[r] .. offsets[r + 1] of ray
+// r.
 template <class T>
 struct TraceOut {
   const int64_t* offsets;  // (batch * rays + 1), or null: dense

@@ -1,7 +1,8 @@
 // Which Gaussians each block of rays can meet, and the checks of every input value.
 //
-// A block is an 8x8 tile of a camera's pixels or 64 rays of a list. For a camera a Gaussian enters the tiles that the exact tangent
-// bounds of its ellipsoid touch; for a list of rays every Gaussian is tried on every ray. Lists are sorted by distance.
+// A block is an 8x8 tile of a camera's pixels or 64 rays of a list. For a camera a Gaussian enters the tiles that the
+// exact tangent bounds of its ellipsoid touch; for a list of rays every Gaussian is tried on every ray. Lists are
+// sorted by distance.
 #pragma once
 #include "cpu/args.h"
 #include "cpu/pool.h"
@@ -104,7 +105,8 @@ static Factor factorise(const T* p, int64_t b, int64_t k) {
 }
 
 // Bounds of a projected ellipsoid along one image axis, from the tangent planes through the origin: roots of
-// zz x^2 - 2 xz x + xx = 0 for the dual conic m m' - r^2 A C A' (A = K R, m its centre). Returns false when it crosses the camera plane.
+// zz x^2 - 2 xz x + xx = 0 for the dual conic m m' - r^2 A C A' (A = K R, m its centre). Returns false when it crosses
+// the camera plane.
 VOGE_INLINE bool tangent_bounds(double xx, double xz, double zz, float& low, float& high) {
   const double disc = sqrt(most(xz * xz - zz * xx, 0.0)), a = (xz - disc) / zz, b = (xz + disc) / zz;
   const double slack = .01 + 1e-6 * (fabs(a) + fabs(b));
@@ -114,7 +116,7 @@ VOGE_INLINE bool tangent_bounds(double xx, double xz, double zz, float& low, flo
 
 VOGE_INLINE int clamp_tile(double pixel, int64_t tiles) {
   const double t = floor(pixel / tile_side);
-  return (int)(t < 0 ? 0 : t > (double)tiles ? (double)tiles : t);
+  return (int)(t<0 ? 0 : t>(double) tiles ? (double)tiles : t);
 }
 
 template <class T>
@@ -131,8 +133,8 @@ static void project(const Scene<T>& s, Bins<T>& bins, const Factor& f, int64_t b
   const double* p = s.projection + r * 12;
   const Lower3<double>& w = f.inverse;
   const double radius2 = -2 * log(s.threshold) * (1 + 1e-5);
-  double m[3];         // the centre's image
-  Vec3<double> a[3];   // rows of A L^-T, so that A C A' = a a'
+  double m[3];        // the centre's image
+  Vec3<double> a[3];  // rows of A L^-T, so that A C A' = a a'
   for (int i = 0; i < 3; ++i) {
     const double* row = p + 4 * i;
     m[i] = row[0] * rec.mean.x + row[1] * rec.mean.y + row[2] * rec.mean.z + row[3];
@@ -151,11 +153,13 @@ static void project(const Scene<T>& s, Bins<T>& bins, const Factor& f, int64_t b
   if (!tangent_bounds(dual(0, 0), dual(0, 2), zz, out.x0, out.x1)) out.x0 = -INFINITY, out.x1 = INFINITY;
   if (!tangent_bounds(dual(1, 1), dual(1, 2), zz, out.y0, out.y1)) out.y0 = -INFINITY, out.y1 = INFINITY;
   // The tile of the first and of the last pixel centre inside.
-  out.tx0 = clamp_tile(ceil(out.x0 - .5), bins.tiles_x), out.tx1 = clamp_tile(floor(out.x1 - .5) + tile_side, bins.tiles_x);
+  out.tx0 = clamp_tile(ceil(out.x0 - .5), bins.tiles_x),
+  out.tx1 = clamp_tile(floor(out.x1 - .5) + tile_side, bins.tiles_x);
   out.ty0 = clamp_tile(ceil(out.y0 - .5), tiles_y), out.ty1 = clamp_tile(floor(out.y1 - .5) + tile_side, tiles_y);
 }
 
-// Indices by ascending distance: radix sort of the floats' bits (distances are not negative), three digits of eleven bits.
+// Indices by ascending distance: radix sort of the floats' bits (distances are not negative), three digits of eleven
+// bits.
 template <class T>
 static void sort_by_distance(const Projected<T>* p, int64_t num, int32_t* order, uint64_t* a) {
   uint64_t* b = a + num;
@@ -200,7 +204,9 @@ static void bin_tiles(const Scene<T>& s, Bins<T>& bins) {
   bins.pairs = offsets[bins.blocks];
   int32_t* list = bins.list.ensure(bins.pairs + 1);
   memcpy(cursors.ensure(bins.blocks + 1), offsets, sizeof(int64_t) * bins.blocks);
-  auto fill = [&](int, int64_t item) { each_tile(item, [&](int64_t block, int32_t k) { list[cursors.data[block]++] = k; }); };
+  auto fill = [&](int, int64_t item) {
+    each_tile(item, [&](int64_t block, int32_t k) { list[cursors.data[block]++] = k; });
+  };
   parallel_for(s.batch * bands, s.threads, fill);
 }
 
@@ -232,7 +238,8 @@ static void prepare(const Scene<T>& s, Bins<T>& bins) {
       rec.mean = {s.means[3 * i], s.means[3 * i + 1], s.means[3 * i + 2]};
       rec.density = density;
       rec.reach = (T)(f.widest * Cutoff<T>::sigmas * 1.0001);
-      for (int64_t b = s.geometry_batch == 1 ? 0 : g; b < (s.geometry_batch == 1 ? s.batch : g + 1); ++b) project(s, bins, f, b, k);
+      for (int64_t b = s.geometry_batch == 1 ? 0 : g; b < (s.geometry_batch == 1 ? s.batch : g + 1); ++b)
+        project(s, bins, f, b, k);
     }
   };
   parallel_for(s.geometry_batch * chunks, s.threads, records);

@@ -44,7 +44,8 @@ struct Team {
   W* members;
 };
 
-// Hits, and pairs of hits closer than the cut-off: work that no rule can avoid. Costs as much as the weights, so only on request.
+// Hits, and pairs of hits closer than the cut-off: work that no rule can avoid. Costs as much as the weights, so only
+// on request.
 template <class T>
 static void count_pairs(const Packet<T>& p, Counters& c) {
   if (!counters.hits) return;

@@ -7,7 +7,8 @@ VOGE_NAMESPACE_BEGIN
 #define VOGE_STRING(x) VOGE_STRING_(x)
 #define VOGE_STRING_(x) #x
 
-static const Kernels kernels{VOGE_STRING(VOGE_ISA), render_forward<float>, render_forward<double>, render_backward<float>,
-                             render_backward<double>, trace<float>,          trace<double>};
+static const Kernels kernels{VOGE_STRING(VOGE_ISA),  render_forward<float>,   render_forward<double>,
+                             render_backward<float>, render_backward<double>, trace<float>,
+                             trace<double>};
 
 VOGE_NAMESPACE_END

@@ -1,5 +1,5 @@
-// The hits of a packet of rays, one ray a SIMD lane: gathered from a block's list, cut to the nearest max_hits, with the intervals
-// that let later stages skip pairs of hits.
+// The hits of a packet of rays, one ray a SIMD lane: gathered from a block's list, cut to the nearest max_hits, with
+// the intervals that let later stages skip pairs of hits.
 #pragma once
 #include "cpu/bins.h"
 
@@ -14,19 +14,19 @@ struct Packet {
   static constexpr int width = lanes >= 8 ? 4 : 2, height = lanes / width;
 
   // Rays. Lanes that are outside the image or not valid meet nothing.
-  int64_t ray[lanes];  // index within the scene
+  int64_t ray[lanes];           // index within the scene
   Vec3<Vec> direction, origin;  // the direction of length 1
   Mask alive;
   bool any;
 
   // Hits, entry by entry; a lane that misses an entry has peak 0 and some length within `first` .. `last`.
   int n;
-  int32_t* entry;              // place in the block's list
-  Vec *length, *peak, *rate;   // l, A, 1 / sigma
+  int32_t* entry;                // place in the block's list
+  Vec *length, *peak, *rate;     // l, A, 1 / sigma
   T *first, *last, *low, *high;  // least and greatest l of the lanes that hit; widened by the reach
-  T *high_before, *low_after;  // greatest `high` of all entries up to here; least `low` of all from here on
-  Vec* seen;                   // hits before this entry, lane by lane (n + 1)
-  Vec* exponent;               // of the peak
+  T *high_before, *low_after;    // greatest `high` of all entries up to here; least `low` of all from here on
+  Vec* seen;                     // hits before this entry, lane by lane (n + 1)
+  Vec* exponent;                 // of the peak
 };
 
 // Scratch memory of one thread, for lists of up to `capacity` Gaussians.
@@ -42,7 +42,8 @@ struct PacketMemory {
     Vec* v = vectors.ensure(5 * c);
     p.length = v, p.peak = v + c, p.rate = v + 2 * c, p.seen = v + 3 * c, p.exponent = v + 4 * c;
     T* s = scalars.ensure(6 * c);
-    p.first = s, p.last = s + c, p.low = s + 2 * c, p.high = s + 3 * c, p.high_before = s + 4 * c, p.low_after = s + 5 * c;
+    p.first = s, p.last = s + c, p.low = s + 2 * c, p.high = s + 3 * c, p.high_before = s + 4 * c,
+    p.low_after = s + 5 * c;
     p.entry = integers.ensure(c);
   }
 };
@@ -66,7 +67,8 @@ static void load_rays(const Scene<T>& s, int64_t b, Packet<T>& p) {
     const T* o = s.origins + 3 * (shared ? r : at);
     const T* d = s.directions + 3 * at;
     p.origin.x[i] = o[0], p.origin.y[i] = o[1], p.origin.z[i] = o[2];
-    p.direction.x[i] = alive ? d[0] : (T)0, p.direction.y[i] = alive ? d[1] : (T)0, p.direction.z[i] = alive ? d[2] : (T)1;
+    p.direction.x[i] = alive ? d[0] : (T)0, p.direction.y[i] = alive ? d[1] : (T)0,
+    p.direction.z[i] = alive ? d[2] : (T)1;
   }
   p.direction = ((T)1 / length(p.direction)) * p.direction;
 }
@@ -98,8 +100,8 @@ static bool packet_rays(const Scene<T>& s, const Bins<T>& bins, int64_t block, i
   return some;
 }
 
-// Keeps the nearest `max_hits` of every lane (equal lengths: the lower index). A hit's rank is the number of hits that are surely in
-// front, from running counts, plus those found by comparing with the entries whose intervals overlap.
+// Keeps the nearest `max_hits` of every lane (equal lengths: the lower index). A hit's rank is the number of hits that
+// are surely in front, from running counts, plus those found by comparing with the entries whose intervals overlap.
 template <class T>
 static void keep_nearest(Packet<T>& p, const int32_t* list, int64_t max_hits) {
   typedef typename Simd<T>::Vec Vec;
@@ -160,7 +162,8 @@ VOGE_INLINE void finish(const Scene<T>& s, const Record<T>* records, const int32
   for (int j = p.n - 1; j >= 0; --j) p.low_after[j] = run = least(run, p.low[j]);
 }
 
-// Bounds in pixels of the Gaussians of a block's list (x0 | x1 | y0 | y1, each padded to `stride`); none for a list of rays.
+// Bounds in pixels of the Gaussians of a block's list (x0 | x1 | y0 | y1, each padded to `stride`); none for a list of
+// rays.
 struct BlockBounds {
   Scratch<float> memory;
   const float* data = nullptr;
@@ -185,8 +188,8 @@ struct BlockBounds {
 
 // All hits of the packet's rays, in the order of the block's list.
 template <class T>
-static void gather(const Scene<T>& s, const Bins<T>& bins, int64_t b, const int32_t* list, int64_t m, const BlockBounds& box,
-                   Packet<T>& p) {
+static void gather(const Scene<T>& s, const Bins<T>& bins, int64_t b, const int32_t* list, int64_t m,
+                   const BlockBounds& box, Packet<T>& p) {
   typedef typename Simd<T>::Vec Vec;
   typedef typename Simd<T>::Mask Mask;
   const Record<T>* records = bins.records.data + (s.geometry_batch == 1 ? 0 : b) * s.num;
@@ -215,8 +218,8 @@ static void gather(const Scene<T>& s, const Bins<T>& bins, int64_t b, const int3
     const int64_t stride = box.stride;
     const int* corner = box.corner;
     constexpr int F = Simd<float>::lanes;
-    const VecF left = broadcast(corner[0] + .5f), right = left + (float)(Packet<T>::width - 1), top = broadcast(corner[1] + .5f),
-               bottom = top + (float)(Packet<T>::height - 1);
+    const VecF left = broadcast(corner[0] + .5f), right = left + (float)(Packet<T>::width - 1),
+               top = broadcast(corner[1] + .5f), bottom = top + (float)(Packet<T>::height - 1);
     for (int64_t j = 0; j < m; j += F) {
       VecF x0, x1, y0, y1;
       memcpy(&x0, bounds + j, sizeof x0), memcpy(&x1, bounds + stride + j, sizeof x0);

@@ -14,12 +14,12 @@ struct Worker {
   PacketMemory<T> packet_memory;
   WeightMemory<T> weights;
   BlockBounds bounds;
-  Scratch<Vec> by_ray;            // channels of a packet, one ray a lane
-  Scratch<T> by_channel;          // the same, one channel a lane, rows padded to whole vectors
-  Scratch<Vec> geometry;          // gradient sums of the block's list, 10 each
-  Scratch<T> features;            // gradient sums of the block's list, padded rows
+  Scratch<Vec> by_ray;    // channels of a packet, one ray a lane
+  Scratch<T> by_channel;  // the same, one channel a lane, rows padded to whole vectors
+  Scratch<Vec> geometry;  // gradient sums of the block's list, 10 each
+  Scratch<T> features;    // gradient sums of the block's list, padded rows
   Counters counters{};
-  double padding[16];             // keeps the counters of two threads apart
+  double padding[16];  // keeps the counters of two threads apart
 
   void attach(int64_t list_length) {
     packet_memory.attach(packet, list_length);
@@ -40,10 +40,11 @@ VOGE_INLINE void composite(const Packet<T>& p, const typename Simd<T>::Vec* weig
   for (int c = 0; c < N; ++c) out[c] = sum[c];
 }
 
-// The same for `N` whole vectors of channels of the ray in lane j, one channel a lane: wide features go straight to their place.
+// The same for `N` whole vectors of channels of the ray in lane j, one channel a lane: wide features go straight to
+// their place.
 template <int N, class T>
-VOGE_INLINE void composite_wide(const Packet<T>& p, const typename Simd<T>::Vec* weight, int j, const T* features, int64_t channels,
-                                const int32_t* list, T* out) {
+VOGE_INLINE void composite_wide(const Packet<T>& p, const typename Simd<T>::Vec* weight, int j, const T* features,
+                                int64_t channels, const int32_t* list, T* out) {
   typedef typename Simd<T>::Vec Vec;
   Vec sum[N] = {};
   for (int i = 0; i < p.n; ++i) {
@@ -60,8 +61,8 @@ VOGE_INLINE void composite_wide(const Packet<T>& p, const typename Simd<T>::Vec*
 
 // dL/dW of every hit from the rays' gradients of N channels, one ray a lane: adds sum_c grad_c feature_c.
 template <int N, class T>
-VOGE_INLINE void composite_adjoint(const Packet<T>& p, typename Simd<T>::Vec* grad_weight, const T* features, int64_t channels,
-                                   const int32_t* list, const typename Simd<T>::Vec* grad) {
+VOGE_INLINE void composite_adjoint(const Packet<T>& p, typename Simd<T>::Vec* grad_weight, const T* features,
+                                   int64_t channels, const int32_t* list, const typename Simd<T>::Vec* grad) {
   typename Simd<T>::Vec g[N];
   for (int c = 0; c < N; ++c) g[c] = grad[c];
   for (int i = 0; i < p.n; ++i) {
@@ -91,7 +92,8 @@ static void render_forward_block(const Scene<T>& s, const RenderForward<T>& r, c
                                  int64_t block, Worker<T>& w) {
   typedef typename Simd<T>::Vec Vec;
   constexpr int lanes = Packet<T>::lanes;
-  const int64_t b = block / bins.blocks_per_scene, begin = bins.offsets.data[block], m = bins.offsets.data[block + 1] - begin;
+  const int64_t b = block / bins.blocks_per_scene, begin = bins.offsets.data[block],
+                m = bins.offsets.data[block + 1] - begin;
   const int32_t* list = bins.list.data + begin;
   const T* features = r.features + (r.feature_batch == 1 ? 0 : b) * s.num * r.channels;
   Packet<T>& p = w.packet;
@@ -123,7 +125,8 @@ static void render_forward_block(const Scene<T>& s, const RenderForward<T>& r, c
       r.alpha[at] = alpha[j], r.depth[at] = depth[j];
       T* out = r.image + at * r.channels;
       int64_t c = 0;
-      for (; c + 8 * lanes <= wide; c += 8 * lanes) composite_wide<8>(p, w.weights.weight, j, features + c, r.channels, list, out + c);
+      for (; c + 8 * lanes <= wide; c += 8 * lanes)
+        composite_wide<8>(p, w.weights.weight, j, features + c, r.channels, list, out + c);
       for (; c < wide; c += lanes) composite_wide<1>(p, w.weights.weight, j, features + c, r.channels, list, out + c);
       const T* lane = reinterpret_cast<const T*>(image) + j;
       for (; c < r.channels; ++c) out[c] = lane[(c - wide) * lanes];
@@ -132,15 +135,15 @@ static void render_forward_block(const Scene<T>& s, const RenderForward<T>& r, c
   }
 }
 
-// Where the gradient sums of each (block, Gaussian) pair go: pairs of one Gaussian lie side by side, in the order of the blocks, so
-// that the reduction has a fixed order whatever thread made them.
+// Where the gradient sums of each (block, Gaussian) pair go: pairs of one Gaussian lie side by side, in the order of
+// the blocks, so that the reduction has a fixed order whatever thread made them.
 template <class T>
 struct Slots {
-  Scratch<int64_t> starts;    // (batch * num + 1)
-  Scratch<int64_t> of_pair;   // (pairs)
-  Scratch<T> geometry;        // (pairs, 10): P^-1 times the mean's gradient (3), the precision's (6), the density's
-  Scratch<T> features;        // (pairs, channels)
-  Scratch<double> origins;    // (blocks, 3)
+  Scratch<int64_t> starts;   // (batch * num + 1)
+  Scratch<int64_t> of_pair;  // (pairs)
+  Scratch<T> geometry;       // (pairs, 10): P^-1 times the mean's gradient (3), the precision's (6), the density's
+  Scratch<T> features;       // (pairs, channels)
+  Scratch<double> origins;   // (blocks, 3)
 
   void assign(const Scene<T>& s, const Bins<T>& bins, int64_t channels, bool with_origins) {
     const int64_t total = s.batch * s.num;
@@ -149,7 +152,8 @@ struct Slots {
     auto each = [&](auto&& visit) {
       for (int64_t block = 0; block < bins.blocks; ++block) {
         int64_t* mine = start + block / bins.blocks_per_scene * s.num;
-        for (int64_t i = bins.offsets.data[block]; i < bins.offsets.data[block + 1]; ++i) visit(mine + bins.list.data[i], i);
+        for (int64_t i = bins.offsets.data[block]; i < bins.offsets.data[block + 1]; ++i)
+          visit(mine + bins.list.data[i], i);
       }
     };
     each([](int64_t* at, int64_t) { ++at[2]; });
@@ -163,9 +167,11 @@ struct Slots {
 };
 
 template <class T>
-VOGE_INLINE void add_hit_gradients(const Scene<T>& s, const Packet<T>& p, const WeightMemory<T>& w, const Record<T>* records,
-                                   const Sym3<T>* symmetric, const int32_t* list, typename Simd<T>::Vec* sums, bool rays_wanted,
-                                   Vec3<typename Simd<T>::Vec>& grad_direction, Vec3<typename Simd<T>::Vec>& grad_origin) {
+VOGE_INLINE void add_hit_gradients(const Scene<T>& s, const Packet<T>& p, const WeightMemory<T>& w,
+                                   const Record<T>* records, const Sym3<T>* symmetric, const int32_t* list,
+                                   typename Simd<T>::Vec* sums, bool rays_wanted,
+                                   Vec3<typename Simd<T>::Vec>& grad_direction,
+                                   Vec3<typename Simd<T>::Vec>& grad_origin) {
   typedef typename Simd<T>::Vec Vec;
   const Vec zero = broadcast((T)0);
   for (int i = 0; i < p.n; ++i) {
@@ -173,8 +179,8 @@ VOGE_INLINE void add_hit_gradients(const Scene<T>& s, const Packet<T>& p, const 
     const auto hit = p.peak[i] > (T)0;
     const Hit<Vec> h{p.length[i], p.rate[i], p.exponent[i]};
     HitGradient<Vec> grad =
-        hit_adjoint(g.mean - p.origin, g.density, p.direction, h, p.peak[i], s.world, select(hit, w.grad_length[i], zero),
-                    w.grad_peak[i], select(hit, w.grad_rate[i], zero));
+        hit_adjoint(g.mean - p.origin, g.density, p.direction, h, p.peak[i], s.world,
+                    select(hit, w.grad_length[i], zero), w.grad_peak[i], select(hit, w.grad_rate[i], zero));
     Vec* sum = sums + 10 * p.entry[i];
     sum[0] += grad.mean.x, sum[1] += grad.mean.y, sum[2] += grad.mean.z;
     sum[3] += grad.precision.xx, sum[4] += grad.precision.xy, sum[5] += grad.precision.xz;
@@ -193,13 +199,15 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
                                   const Sym3<T>* precisions, Slots<T>& slots, int64_t block, Worker<T>& w) {
   typedef typename Simd<T>::Vec Vec;
   constexpr int lanes = Packet<T>::lanes;
-  const int64_t b = block / bins.blocks_per_scene, begin = bins.offsets.data[block], m = bins.offsets.data[block + 1] - begin;
+  const int64_t b = block / bins.blocks_per_scene, begin = bins.offsets.data[block],
+                m = bins.offsets.data[block + 1] - begin;
   const int32_t* list = bins.list.data + begin;
   const int64_t C = r.channels, padded = (C + lanes - 1) / lanes * lanes;
   const T* features = r.features + (r.feature_batch == 1 ? 0 : b) * s.num * C;
   const Record<T>* records = bins.records.data + (s.geometry_batch == 1 ? 0 : b) * s.num;
   const Sym3<T>* symmetric = precisions + (s.geometry_batch == 1 ? 0 : b) * s.num;
-  const bool rays_wanted = r.grad_directions || (r.grad_origins && s.origins_per_scene > 1), shared = s.origins_per_scene == 1;
+  const bool rays_wanted = r.grad_directions || (r.grad_origins && s.origins_per_scene > 1),
+             shared = s.origins_per_scene == 1;
   Packet<T>& p = w.packet;
   WeightMemory<T>& v = w.weights;
   w.attach(m);
@@ -226,7 +234,8 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
         T* lane = reinterpret_cast<T*>(by_ray) + j;
         const int64_t at = b * s.rays + p.ray[j];
         const bool alive = p.alive[j];
-        for (int64_t c = 0; c < C; ++c) lane[c * lanes] = by_channel[j * padded + c] = alive ? r.grad_image[at * C + c] : (T)0;
+        for (int64_t c = 0; c < C; ++c)
+          lane[c * lanes] = by_channel[j * padded + c] = alive ? r.grad_image[at * C + c] : (T)0;
         if (alive) grad_alpha[j] = r.grad_alpha[at], grad_depth[j] = r.grad_depth[at];
       }
       const bool with_depth = bits(grad_depth != zero) != 0;
@@ -270,7 +279,8 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
           r.grad_directions[at] = g.x, r.grad_directions[at + 1] = g.y, r.grad_directions[at + 2] = g.z;
         }
         if (r.grad_origins && !shared)
-          r.grad_origins[at] = grad_origin.x[j], r.grad_origins[at + 1] = grad_origin.y[j], r.grad_origins[at + 2] = grad_origin.z[j];
+          r.grad_origins[at] = grad_origin.x[j], r.grad_origins[at + 1] = grad_origin.y[j],
+          r.grad_origins[at + 2] = grad_origin.z[j];
       }
     }
     watch.lap(w.counters.composite_cycles);
@@ -290,7 +300,8 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
 
 // Sums the slots of Gaussian k over the scenes that share it.
 template <class T>
-static void reduce(const Scene<T>& s, const RenderBackward<T>& r, const Sym3<T>* precisions, const Slots<T>& slots, int64_t k) {
+static void reduce(const Scene<T>& s, const RenderBackward<T>& r, const Sym3<T>* precisions, const Slots<T>& slots,
+                   int64_t k) {
   const int64_t C = r.channels;
   const int64_t* starts = slots.starts.data;
   for (int64_t g = 0; g < s.geometry_batch; ++g) {
@@ -303,7 +314,8 @@ static void reduce(const Scene<T>& s, const RenderBackward<T>& r, const Sym3<T>*
     T* m = r.grad_means + 3 * at;
     m[0] = (T)mean.x, m[1] = (T)mean.y, m[2] = (T)mean.z;
     T* p = r.grad_precisions + 9 * at;
-    p[0] = (T)sum[3], p[1] = p[3] = (T)sum[4], p[2] = p[6] = (T)sum[5], p[4] = (T)sum[6], p[5] = p[7] = (T)sum[7], p[8] = (T)sum[8];
+    p[0] = (T)sum[3], p[1] = p[3] = (T)sum[4], p[2] = p[6] = (T)sum[5], p[4] = (T)sum[6], p[5] = p[7] = (T)sum[7],
+    p[8] = (T)sum[8];
     r.grad_density[at] = (T)sum[9];
   }
   for (int64_t f = 0; f < r.feature_batch; ++f) {

@@ -1,8 +1,9 @@
-// One vector type per scalar, as wide as the instruction set of this translation unit, and the functions the kernels need on it.
+// One vector type per scalar, as wide as the instruction set of this translation unit, and the functions the kernels
+// need on it.
 //
-// Everything lives in a namespace of its own per instruction set: were these inline functions shared, the linker would merge the
-// AVX-512 copy into the baseline and a plain machine would meet an illegal instruction. For the same reason no std:: template is
-// instantiated on a fundamental type here.
+// Everything lives in a namespace of its own per instruction set: were these inline functions shared, the linker would
+// merge the AVX-512 copy into the baseline and a plain machine would meet an illegal instruction. For the same reason
+// no std:: template is instantiated on a fundamental type here.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -133,10 +134,10 @@ VOGE_INLINE auto fold(V a, F f) {
 #else
     typedef decltype(a < a) M;
     if constexpr (n == 16)
-      turned = __builtin_shuffle(a, M{(0 + step) % n, (1 + step) % n, (2 + step) % n, (3 + step) % n, (4 + step) % n,
-                                      (5 + step) % n, (6 + step) % n, (7 + step) % n, (8 + step) % n, (9 + step) % n,
-                                      (10 + step) % n, (11 + step) % n, (12 + step) % n, (13 + step) % n,
-                                      (14 + step) % n, (15 + step) % n});
+      turned = __builtin_shuffle(
+          a, M{(0 + step) % n, (1 + step) % n, (2 + step) % n, (3 + step) % n, (4 + step) % n, (5 + step) % n,
+               (6 + step) % n, (7 + step) % n, (8 + step) % n, (9 + step) % n, (10 + step) % n, (11 + step) % n,
+               (12 + step) % n, (13 + step) % n, (14 + step) % n, (15 + step) % n});
     else if constexpr (n == 8)
       turned = __builtin_shuffle(a, M{(0 + step) % n, (1 + step) % n, (2 + step) % n, (3 + step) % n, (4 + step) % n,
                                       (5 + step) % n, (6 + step) % n, (7 + step) % n});

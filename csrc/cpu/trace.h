@@ -1,5 +1,5 @@
-// The fragments route, first half: which Gaussians each ray meets, sorted by length. Everything differentiable follows from these
-// indices (fragments.h).
+// The fragments route, first half: which Gaussians each ray meets, sorted by length. Everything differentiable follows
+// from these indices (fragments.h).
 #pragma once
 #include "cpu/render.h"
 
@@ -8,7 +8,8 @@ VOGE_NAMESPACE_BEGIN
 template <class T>
 static void trace_block(const Scene<T>& s, const TraceOut<T>& out, const Bins<T>& bins, int64_t block, Worker<T>& w) {
   constexpr int lanes = Packet<T>::lanes;
-  const int64_t b = block / bins.blocks_per_scene, begin = bins.offsets.data[block], m = bins.offsets.data[block + 1] - begin;
+  const int64_t b = block / bins.blocks_per_scene, begin = bins.offsets.data[block],
+                m = bins.offsets.data[block + 1] - begin;
   const int32_t* list = bins.list.data + begin;
   Packet<T>& p = w.packet;
   w.attach(m);

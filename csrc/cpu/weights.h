@@ -1,7 +1,8 @@
 // Weights of a packet's hits by Gauss-Hermite quadrature, and their adjoint.
 //
 // W_i = A_i sum_p w_p T(l_i + c_p sigma_i),  T(t) = exp(-sum_k A_k Phi((t - l_k) / sigma_k)).
-// A pair (i, k) costs nothing when the whole of k lies in front of t in every lane (a running sum of A stands for all such), or behind.
+// A pair (i, k) costs nothing when the whole of k lies in front of t in every lane (a running sum of A stands for all
+// such), or behind.
 #pragma once
 #include "core/hermite.h"
 #include "cpu/packet.h"
@@ -13,7 +14,7 @@ struct WeightMemory {
   typedef typename Simd<T>::Vec Vec;
   Scratch<Vec> vectors;
   Vec *weight, *grad_weight, *grad_peak, *grad_length, *grad_rate;  // per entry
-  Vec *sum_peak;                                                    // A of all entries before (n + 1)
+  Vec* sum_peak;                                                    // A of all entries before (n + 1)
   Vec *skipped, *bell_sum, *bell_z_sum;                             // accumulators of the adjoint
   Vec *cdf, *bell, *z;                                              // one row of pairs
   int* column;
@@ -23,8 +24,10 @@ struct WeightMemory {
   void attach(int64_t capacity) {
     const int64_t c = capacity + 1;
     Vec* v = vectors.ensure(12 * c);
-    weight = v, grad_weight = v + c, grad_peak = v + 2 * c, grad_length = v + 3 * c, grad_rate = v + 4 * c, sum_peak = v + 5 * c;
-    skipped = v + 6 * c, bell_sum = v + 7 * c, bell_z_sum = v + 8 * c, cdf = v + 9 * c, bell = v + 10 * c, z = v + 11 * c;
+    weight = v, grad_weight = v + c, grad_peak = v + 2 * c, grad_length = v + 3 * c, grad_rate = v + 4 * c,
+    sum_peak = v + 5 * c;
+    skipped = v + 6 * c, bell_sum = v + 7 * c, bell_z_sum = v + 8 * c, cdf = v + 9 * c, bell = v + 10 * c,
+    z = v + 11 * c;
     column = columns.ensure(c);
   }
 };
@@ -38,7 +41,8 @@ struct Rule {
   }
 };
 
-// The entries that may overlap the interval [low, high] of positions: from the first one not wholly in front, which moves with `begin`.
+// The entries that may overlap the interval [low, high] of positions: from the first one not wholly in front, which
+// moves with `begin`.
 template <class T>
 VOGE_INLINE int first_overlap(const Packet<T>& p, T low, int begin) {
   while (begin > 0 && p.high_before[begin - 1] >= low) --begin;
@@ -79,8 +83,9 @@ static void hermite_forward(const Packet<T>& p, const Rule& rule, WeightMemory<T
   }
 }
 
-// From grad_weight: weight, grad_peak, grad_length, grad_rate. With h = -dL/dW_i A_i w_p T, each pair adds h Phi to the peak,
-// h A phi / sigma to the lengths, h A phi z sigma to the rate; the sums over i are kept without their common factors.
+// From grad_weight: weight, grad_peak, grad_length, grad_rate. With h = -dL/dW_i A_i w_p T, each pair adds h Phi to the
+// peak, h A phi / sigma to the lengths, h A phi z sigma to the rate; the sums over i are kept without their common
+// factors.
 template <class T>
 static void hermite_backward(const Packet<T>& p, const Rule& rule, WeightMemory<T>& w) {
   typedef typename Simd<T>::Vec Vec;

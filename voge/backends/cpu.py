@@ -13,7 +13,9 @@ def _array(x: Optional[Tensor]) -> Optional[np.ndarray]:
     return None if x is None else x.detach().contiguous().numpy()
 
 
-def _scene(means, precisions, density, origins, directions, valid, projection, grid, max_hits, threshold, near, world, points):
+def _scene(
+    means, precisions, density, origins, directions, valid, projection, grid, max_hits, threshold, near, world, points
+):
     return {
         "batch": max(means.shape[0], directions.shape[0]),
         "means": _array(means),
@@ -121,7 +123,9 @@ def render_backward(
     )
     if grad_directions is None:
         grad_directions = torch.zeros_like(directions)
-    return *grads, _sum_to(grad_origins, origins), _sum_to(grad_directions, directions)
+    g_means, g_precisions, g_density, g_features = grads
+    g_origins, g_directions = _sum_to(grad_origins, origins), _sum_to(grad_directions, directions)
+    return g_means, g_precisions, g_density, g_features, g_origins, g_directions
 
 
 def _sum_to(grad: Tensor, x: Tensor) -> Tensor:

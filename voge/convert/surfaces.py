@@ -20,6 +20,7 @@ LLOYD_STEPS = 4
 NORMAL_WEIGHT = 2.0  # how far apart two normals at a right angle count, sqrt(2) times this many window widths
 FLATNESS = 0.05  # least width of a Gaussian over the width of the window
 GREY = 0.7
+CHUNK = 4096  # Gaussians whose windows are held at once
 
 
 class Surface(NamedTuple):
@@ -95,12 +96,16 @@ def surface(mesh: Any, faces: Tensor | None = None, num: int = 5000) -> tuple[Ga
     tree = kdtree(place)
     anchor = tree.query(centers)[1]
     seen = min(10 * SAMPLES, len(place))  # all within 3.2 widths on a plain
-    distances, neighbors = (part.reshape(num, seen) for part in tree.query(place[anchor], seen))
-    weights = np.exp(-0.5 * distances**2)
-    weights /= weights.sum(-1, keepdims=True)
-    means = np.einsum("ns,nsc->nc", weights, points[neighbors])
-    offsets = points[neighbors] - means[:, None]
-    covariances = np.einsum("ns,nsc,nsd->ncd", weights, offsets, offsets) + (FLATNESS * width) ** 2 * np.eye(3)
+    means, covariances = np.empty((num, 3)), np.empty((num, 3, 3))
+    for start in range(0, num, CHUNK):
+        chunk = slice(start, start + CHUNK)
+        distances, neighbors = (part.reshape(-1, seen) for part in tree.query(place[anchor[chunk]], seen))
+        weights = np.exp(-0.5 * distances**2)
+        weights /= weights.sum(-1, keepdims=True)
+        means[chunk] = np.einsum("ns,nsc->nc", weights, points[neighbors])
+        offsets = points[neighbors] - means[chunk, None]
+        covariances[chunk] = np.einsum("nsc,nsd->ncd", weights[..., None] * offsets, offsets)
+    covariances += (FLATNESS * width) ** 2 * np.eye(3)
 
     def tensor(array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array).to(mesh.vertices.device)

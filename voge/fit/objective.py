@@ -27,6 +27,7 @@ class Objective:
     Attributes:
         gaussians: N, as wide as the level wants them. features: (N, C).
         masked: whether the level's `inside` is more than ones.
+        opacity: alpha of its covered pixels, which count as wholly covered: things in pictures are opaque.
         room: without a mask, the share of the picture that is there to be explained (losses.explained_iou).
         tolerance: of colours.
         clutter: error, 0 to 1, above which something else explains a covered pixel better.
@@ -38,6 +39,7 @@ class Objective:
     level: Level
     solid: Solid
     masked: bool
+    opacity: float
     room: float
     tolerance: float
     clutter: float
@@ -48,7 +50,7 @@ class Objective:
         """Colour (B, H, W, C) in the light of the picture, and coverage (B, H, W), at most 1, of which it is freed."""
         drawn = render(self.gaussians, poses.cameras(self.level.camera, self.solid), self.features, **self.settings)
         colour = drawn.features / drawn.alpha[..., None].clamp(min=1e-3)
-        alpha = drawn.alpha.clamp(max=1)
+        alpha = (drawn.alpha / self.opacity).clamp(max=1)
         return lit(colour, alpha, self.level.image, self.lighting, self.tolerance), alpha
 
     def error(self, colour: Tensor) -> Tensor:

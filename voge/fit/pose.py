@@ -149,7 +149,7 @@ def pose(
     white = gaussians.means.new_ones(gaussians.num, 1)
     outline = Objective(
         gaussians, white, level._replace(image=level.inside[..., None]), solid, masked,
-        room=0.0, tolerance=1.0, clutter=clutter, lighting="same", settings=settings,
+        opacity=1.0, room=0.0, tolerance=1.0, clutter=clutter, lighting="same", settings=settings,
     )  # fmt: skip
     candidates, known = initial_poses(outline, cameras, starts, spread, seed)
 
@@ -164,9 +164,10 @@ def pose(
         )
     tolerance = 0.35 * _contrast(features, level) if tolerance is None else tolerance
     whole = replace(outline, features=features, level=level, tolerance=tolerance, lighting=lighting)
-    if not masked:
-        areas = at_stage(whole, stages[0], candidates).silhouettes(candidates).mean((-2, -1))
-        whole = replace(whole, room=ROOM * max(float(areas.median()), 1e-2))
+    alpha = at_stage(whole, stages[0], candidates).silhouettes(candidates)
+    opacity = float(alpha[alpha > 0.5].median()) if (alpha > 0.5).any() else 1.0
+    area = max(float((alpha / opacity).clamp(max=1).mean((-2, -1)).median()), 1e-2)
+    whole = replace(whole, opacity=opacity, room=ROOM * area)
 
     track, poses, scores, interrupted = Track(progress), candidates, torch.zeros(0), False
     settled = torch.zeros(1, dtype=torch.bool)
@@ -181,7 +182,7 @@ def pose(
             poses = adam(objective, poses, stage, moving, track)
         settled = torch.zeros(len(poses.zoom), dtype=torch.bool)
         if polish:
-            objective = at_stage(whole, stages[-1]._replace(width=0.0, tolerance=1.0), poses)
+            objective = _with_opacity(at_stage(whole, stages[-1]._replace(width=0.0, tolerance=1.0), poses), poses)
             track.enter("polish", polish)
             poses, settled = levenberg(objective, poses, moving, polish, track)
     except KeyboardInterrupt:
@@ -298,6 +299,13 @@ def _contrast(features: Tensor, level: Level) -> float:
     pixels = level.image[level.inside > 0.5]
     squares = (features.mean(0) - pixels.mean(0)).square() + features.var(0, False) + pixels.var(0, False)
     return max(float(squares.mean().sqrt()), 1e-3)
+
+
+def _with_opacity(objective: Objective, poses: Poses) -> Objective:
+    """The object opaque, or as translucent as it is rendered: what explains the picture better at the first pose."""
+    first = poses.take(torch.tensor([0]))
+    both = objective, replace(objective, opacity=1.0)
+    return min(both, key=lambda choice: float(choice.terms(first, choice.ground(first)).loss))
 
 
 @torch.no_grad()

@@ -1,0 +1,97 @@
+"""What the parts of the demo share: features of a photograph, wrong starts, one fit and its record."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import torch
+
+import voge
+from examples.demo import truth
+from voge.fit.rigid import exp_so3
+from voge.fit.search import Stage
+
+STAGES = (
+    Stage(32, keep=16, steps=20, rate=0.06, width=1.0, tolerance=2.0),
+    Stage(64, keep=4, steps=20, rate=0.03, width=0.7, tolerance=1.4),
+    Stage(128, keep=1, steps=8, rate=0.01),
+)
+STARTS, SPREAD = 64, np.radians(75)  # rotations that voge.fit.pose tries around the wrong one
+
+
+@dataclass
+class Case:
+    """One fit: its numbers, and the poses for the pictures. Angles in degrees, distances in percent of the distance."""
+
+    part: str
+    name: str
+    seed: int
+    start: tuple[float, float]
+    final: tuple[float, float]
+    predicted: tuple[float, float]  # one standard deviation by the fit's own covariance
+    seconds: float
+    reference: truth.Truth
+    result: voge.fit.PoseResult = field(repr=False)
+
+    def numbers(self) -> dict[str, object]:
+        """For demo.json."""
+        names = ("degrees", "percent")
+        rows = {"start": self.start, "error": self.final, "predicted": self.predicted}
+        return {
+            "part": self.part, "case": self.name, "seed": self.seed, "seconds": round(self.seconds, 2),
+            **{f"{row}_{name}": round(v, 4) for row, values in rows.items() for name, v in zip(names, values, strict=True)},
+            "truth_pixels": round(self.reference.pixels, 3), "truth_degrees": round(self.reference.degrees, 3),
+            "truth_percent": round(self.reference.percent, 3),
+        }  # fmt: skip
+
+
+def channels(grey: np.ndarray, sigma: float = 6.0) -> np.ndarray:
+    """Features (H, W, 2) float32 of a picture (H, W) in [0, 1] that exposure and shading hardly change.
+
+    The first is the brightness minus its local mean over its local deviation, halved; the second says how much local
+    contrast there is, 0 to 1: a bare table has none.
+    """
+    grey = grey.astype(np.float32)
+    detail = grey - cv2.GaussianBlur(grey, (0, 0), sigma)
+    deviation = np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), sigma))
+    contrast = cv2.GaussianBlur(deviation / (deviation + 0.03), (0, 0), 1.0)
+    return np.stack([0.5 * detail / (deviation + 0.03), contrast], -1)
+
+
+def camera(R: np.ndarray, t: np.ndarray, K: np.ndarray, size: tuple[int, int]) -> voge.Cameras:
+    """From OpenCV's K, whose pixel centres lie at integers; voge's lie at +0.5."""
+    shift = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+    return voge.Cameras(*(torch.as_tensor(np.asarray(x), dtype=torch.float32) for x in (R, t, K + shift)), size)
+
+
+def wrong_start(R: np.ndarray, t: np.ndarray, seed: int, lateral: float) -> tuple[np.ndarray, np.ndarray]:
+    """The pose turned by 30 to 60 degrees about a random axis and moved: up to `lateral` sideways, 10 % in depth."""
+    rng = np.random.default_rng(seed)
+    axis = rng.normal(size=3)
+    turn = exp_so3(torch.tensor(axis / np.linalg.norm(axis) * np.radians(rng.uniform(30, 60)))).numpy()
+    move = rng.uniform(-1, 1, 3) * (lateral, lateral, 0.1 * np.linalg.norm(t))
+    return turn @ R, t + move
+
+
+def fit(
+    part: str, name: str, seed: int, scene: voge.io.Scene, picture: np.ndarray, K: np.ndarray,
+    reference: truth.Truth, lateral: float,
+) -> Case:  # fmt: skip
+    """Fits from a start made wrong by `seed`, and compares with the truth."""
+    R, t = wrong_start(reference.R, reference.t, seed, lateral)
+    begin = time.perf_counter()
+    result = voge.fit.pose(
+        scene.gaussians, picture, camera(R, t, K, picture.shape[:2]), scene.features,
+        starts=STARTS, spread=SPREAD, stages=STAGES, polish=8,
+    )  # fmt: skip
+    turn, shift = result.deviations
+    return Case(
+        part, name, seed,
+        start=truth.errors(R, t, reference.R, reference.t),
+        final=truth.errors(result.R, result.t, reference.R, reference.t),
+        predicted=(float(np.degrees(turn.norm())), float(100 * shift.norm() / result.t.norm())),
+        seconds=time.perf_counter() - begin, reference=reference, result=result,
+    )  # fmt: skip
