@@ -114,6 +114,19 @@ def test_equals_the_reference(isa, dtype, medium, max_hits, points, kind, monkey
         assert (got - want).abs().max() <= 5 * tolerance * want.abs().max() + tolerance
 
 
+def test_far_thin_gaussians_keep_their_digits():
+    """A thousand units away, a thousandth wide: nodes of the rule are told apart although l + c sigma cannot be."""
+    means = torch.tensor([[0.0, 0.0, 1000.0], [0.0, 0.0, 1000.0]], dtype=torch.float64)
+    precisions = torch.stack([EYE * 1e6, EYE * 4e6])
+    K = torch.tensor([[1e6, 0, 0.5], [0, 1e6, 0.5], [0, 0, 1]], dtype=torch.float64)
+    c = voge.Cameras(EYE, torch.zeros(3, dtype=torch.float64), K, (1, 1))
+    exact = voge.render(voge.Gaussians(means, precisions), c, means, points=5)
+    single = voge.render(
+        voge.Gaussians(means.float(), precisions.float()), c.to(torch.float32), means.float(), points=5
+    )
+    torch.testing.assert_close(single.alpha, exact.alpha.float(), rtol=1e-5, atol=0)
+
+
 def test_batches_broadcast():
     means, precisions, density, features = scene(batch=(2,))
     R, t = pose()

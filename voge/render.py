@@ -79,7 +79,7 @@ def render(
     backend: str | None = None,
     capacity: int | None = None,
 ) -> Rendering:
-    """Composites the features of the Gaussians along every ray; design: emission and absorption with Gaussian densities.
+    """Composites the features of the Gaussians along every ray: absorption by Gaussian densities.
 
     A ray meets the Gaussians whose peak exp(q) on it is at least `threshold` and whose length l is above `near`.
 

@@ -50,8 +50,16 @@ VOGE_INLINE int first_overlap(const Packet<T>& p, T low, int begin) {
   return begin;
 }
 
-template <class T>
-static void hermite_forward(const Packet<T>& p, const Rule& rule, WeightMemory<T>& w) {
+// Position of a node of row i as seen from entry k. The difference comes first: far from the camera l_i + shift loses
+// digits.
+template <bool shifted, class T>
+VOGE_INLINE typename Simd<T>::Vec apart(const Packet<T>& p, int i, int k, typename Simd<T>::Vec shift) {
+  const auto difference = p.length[i] - p.length[k];
+  return shifted ? difference + shift : difference;
+}
+
+template <bool shifted, class T>
+static void hermite_rows(const Packet<T>& p, const Rule& rule, WeightMemory<T>& w) {
   typedef typename Simd<T>::Vec Vec;
   const int n = p.n;
   w.sum_peak[0] = broadcast((T)0);
@@ -60,10 +68,10 @@ static void hermite_forward(const Packet<T>& p, const Rule& rule, WeightMemory<T
   for (int i = 0; i < n; ++i) {
     Vec total = broadcast((T)0);
     for (int q = 0; q < rule.points; ++q) {
-      Vec t = p.length[i];
+      Vec shift = broadcast((T)0);
       T low = p.first[i], high = p.last[i];
-      if (rule.at[q] != 0) {
-        t += (T)rule.at[q] * rcp(p.rate[i]);
+      if (shifted) {
+        shift = (T)rule.at[q] * rcp(p.rate[i]);
         const T slack = (T)rule.at[q] * (p.high[i] - p.last[i]) / Cutoff<T>::sigmas;  // offset times the largest sigma
         low += least(slack, (T)0), high += most(slack, (T)0);
       }
@@ -75,7 +83,7 @@ static void hermite_forward(const Packet<T>& p, const Rule& rule, WeightMemory<T
           depth += p.peak[k];
           continue;
         }
-        depth += p.peak[k] * normal_cdf((t - p.length[k]) * p.rate[k]);
+        depth += p.peak[k] * normal_cdf(apart<shifted, T>(p, i, k, shift) * p.rate[k]);
       }
       total += (T)rule.weight[q] * vexp(-depth);
     }
@@ -86,8 +94,8 @@ static void hermite_forward(const Packet<T>& p, const Rule& rule, WeightMemory<T
 // From grad_weight: weight, grad_peak, grad_length, grad_rate. With h = -dL/dW_i A_i w_p T, each pair adds h Phi to the
 // peak, h A phi / sigma to the lengths, h A phi z sigma to the rate; the sums over i are kept without their common
 // factors.
-template <class T>
-static void hermite_backward(const Packet<T>& p, const Rule& rule, WeightMemory<T>& w) {
+template <bool shifted, class T>
+static void hermite_adjoint_rows(const Packet<T>& p, const Rule& rule, WeightMemory<T>& w) {
   typedef typename Simd<T>::Vec Vec;
   const int n = p.n;
   const Vec zero = broadcast((T)0);
@@ -103,10 +111,10 @@ static void hermite_backward(const Packet<T>& p, const Rule& rule, WeightMemory<
     Vec total = zero;
     const Vec sigma = rcp(p.rate[i]);
     for (int q = 0; q < rule.points; ++q) {
-      Vec t = p.length[i];
+      Vec shift = zero;
       T low = p.first[i], high = p.last[i];
-      if (rule.at[q] != 0) {
-        t += (T)rule.at[q] * sigma;
+      if (shifted) {
+        shift = (T)rule.at[q] * sigma;
         const T slack = (T)rule.at[q] * (p.high[i] - p.last[i]) / Cutoff<T>::sigmas;
         low += least(slack, (T)0), high += most(slack, (T)0);
       }
@@ -119,7 +127,7 @@ static void hermite_backward(const Packet<T>& p, const Rule& rule, WeightMemory<
         if (p.high[k] < low) {
           w.cdf[m] = broadcast((T)1), w.bell[m] = w.z[m] = zero;
         } else {
-          w.z[m] = (t - p.length[k]) * p.rate[k];
+          w.z[m] = apart<shifted, T>(p, i, k, shift) * p.rate[k];
           normal_cdf_bell(w.z[m], w.cdf[m], w.bell[m]);
         }
         depth += p.peak[k] * w.cdf[m++];
@@ -139,7 +147,7 @@ static void hermite_backward(const Packet<T>& p, const Rule& rule, WeightMemory<
       }
       const Vec grad_t = h * slope * density;
       w.grad_length[i] += grad_t;
-      if (rule.at[q] != 0) w.grad_rate[i] -= grad_t * (T)rule.at[q] * sigma * sigma;
+      if (shifted) w.grad_rate[i] -= grad_t * (T)rule.at[q] * sigma * sigma;
     }
     w.weight[i] = p.peak[i] * total;
     w.grad_peak[i] += w.grad_weight[i] * total;
@@ -151,6 +159,15 @@ static void hermite_backward(const Packet<T>& p, const Rule& rule, WeightMemory<
     w.grad_length[k] -= density * p.peak[k] * p.rate[k] * w.bell_sum[k];
     w.grad_rate[k] += density * p.peak[k] * rcp(p.rate[k]) * w.bell_z_sum[k];
   }
+}
+
+template <class T>
+static void hermite_forward(const Packet<T>& p, const Rule& rule, WeightMemory<T>& w) {
+  rule.points > 1 ? hermite_rows<true>(p, rule, w) : hermite_rows<false>(p, rule, w);
+}
+template <class T>
+static void hermite_backward(const Packet<T>& p, const Rule& rule, WeightMemory<T>& w) {
+  rule.points > 1 ? hermite_adjoint_rows<true>(p, rule, w) : hermite_adjoint_rows<false>(p, rule, w);
 }
 
 VOGE_NAMESPACE_END

@@ -48,8 +48,7 @@ class Boards:
         """Degrees and percent between the truth of the photograph in this place and the pose that ships with it."""
         reference, row = self.truth[self.names[number]], self.shipped[number]
         R = cv2.Rodrigues(row[:3])[0]
-        t = row[3:] * np.linalg.norm(reference.t) / np.linalg.norm(row[3:]) if row[3:].max() < 10 else row[3:]
-        return truth.errors(R, t - R @ -centre(), reference.R, reference.t)
+        return truth.errors(R, 1000 * row[3:] + R @ centre(), reference.R, reference.t)
 
 
 def centre() -> np.ndarray:

@@ -17,8 +17,9 @@ from voge.fit.search import Stage
 STAGES = (
     Stage(32, keep=16, steps=20, rate=0.06, width=1.0, tolerance=2.0),
     Stage(64, keep=4, steps=20, rate=0.03, width=0.7, tolerance=1.4),
-    Stage(128, keep=1, steps=8, rate=0.01),
+    Stage(96, keep=1, steps=8, rate=0.01),
 )
+FINE = (Stage(160, keep=1, steps=4, rate=0.003),)  # with more Gaussians, from the pose found
 STARTS, SPREAD = 64, np.radians(75)  # rotations that voge.fit.pose tries around the wrong one
 
 
@@ -34,6 +35,7 @@ class Case:
     predicted: tuple[float, float]  # one standard deviation by the fit's own covariance
     seconds: float
     reference: truth.Truth
+    search: voge.fit.PoseResult = field(repr=False)
     result: voge.fit.PoseResult = field(repr=False)
 
     def numbers(self) -> dict[str, object]:
@@ -77,21 +79,24 @@ def wrong_start(R: np.ndarray, t: np.ndarray, seed: int, lateral: float) -> tupl
 
 
 def fit(
-    part: str, name: str, seed: int, scene: voge.io.Scene, picture: np.ndarray, K: np.ndarray,
-    reference: truth.Truth, lateral: float,
+    part: str, name: str, seed: int, coarse: voge.io.Scene, fine: voge.io.Scene, picture: np.ndarray, K: np.ndarray,
+    reference: truth.Truth, lateral: float, lighting: str = "same",
 ) -> Case:  # fmt: skip
     """Fits from a start made wrong by `seed`, and compares with the truth."""
     R, t = wrong_start(reference.R, reference.t, seed, lateral)
     begin = time.perf_counter()
-    result = voge.fit.pose(
-        scene.gaussians, picture, camera(R, t, K, picture.shape[:2]), scene.features,
-        starts=STARTS, spread=SPREAD, stages=STAGES, polish=8,
+    found = voge.fit.pose(
+        coarse.gaussians, picture, camera(R, t, K, picture.shape[:2]), coarse.features,
+        starts=STARTS, spread=SPREAD, stages=STAGES, polish=3, lighting=lighting, threshold=0.05,
     )  # fmt: skip
+    result = voge.fit.pose(
+        fine.gaussians, picture, found.cameras, fine.features, stages=FINE, polish=6, lighting=lighting
+    )
     turn, shift = result.deviations
     return Case(
         part, name, seed,
         start=truth.errors(R, t, reference.R, reference.t),
         final=truth.errors(result.R, result.t, reference.R, reference.t),
         predicted=(float(np.degrees(turn.norm())), float(100 * shift.norm() / result.t.norm())),
-        seconds=time.perf_counter() - begin, reference=reference, result=result,
+        seconds=time.perf_counter() - begin, reference=reference, search=found, result=result,
     )  # fmt: skip

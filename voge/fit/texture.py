@@ -1,0 +1,104 @@
+"""The colours of an object from pictures of known pose: rendering transposed, and refined if asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from voge import checks
+from voge.cameras import Cameras
+from voge.fragments import trace
+from voge.gaussians import Gaussians
+from voge.render import checks_int, render
+
+
+@dataclass(frozen=True)
+class TextureResult:
+    """An extracted texture.
+
+    Attributes:
+        features: (N, C); the mean of the visible ones where not visible.
+        visible: (N,) bool, whether some view sees the Gaussian.
+        weight_sum: (N,), sum of its weights over all pixels: how well it is seen.
+        curve: (refine,), the mean squared error before every step of the refinement.
+    """
+
+    features: Tensor
+    visible: Tensor
+    weight_sum: Tensor
+    curve: Tensor
+
+
+def texture(
+    gaussians: Gaussians,
+    images: Tensor,
+    cameras: Cameras,
+    masks: Tensor | None = None,
+    *,
+    refine: int = 0,
+    rate: float = 0.02,
+    least: float = 1e-3,
+    **settings: Any,
+) -> TextureResult:
+    """What each Gaussian looks like: the mean of the pixels that meet it, by their weights (Fragments.sample).
+
+    Args:
+        gaussians: the object, N Gaussians, no batch.
+        images: (V, H, W, C), or (H, W, C) for one camera.
+        cameras: a batch (V,), or one.
+        masks: (V, H, W) in [0, 1], or (H, W): how much each pixel counts; None: all do.
+        refine: steps of Adam, with step size `rate`, that make the rendered colours those of the images, which
+            sharpens them. Pixels count by what the object covers of them.
+        least: a Gaussian is visible when its weights sum to more.
+        settings: of voge.render, such as max_hits.
+
+    Raises:
+        TypeError, ValueError: types, shapes, values; a texture that no picture shows.
+    """
+    if not isinstance(cameras, Cameras):
+        raise TypeError(f"cameras: expected voge.Cameras, got {type(cameras).__name__}")
+    if not isinstance(gaussians, Gaussians):
+        raise TypeError(f"gaussians: expected voge.Gaussians, got {type(gaussians).__name__}")
+    if gaussians.batch_shape or len(cameras.batch_shape) > 1:
+        raise ValueError(f"gaussians, cameras: expected no batch and a batch (V,), got {gaussians} and {cameras}")
+    stack = (*cameras.batch_shape, *cameras.image_size)
+    like = {"dtype": gaussians.dtype, "device": gaussians.device, "finite": True}
+    images = checks.tensor("images", images, (*stack, "C"), **like)
+    if images.dim() != len(stack) + 1:
+        raise ValueError(f"images: expected shape {(*stack, 'C')}, got {tuple(images.shape)}")
+    masks = images.new_ones(stack) if masks is None else checks.tensor("masks", masks, stack, **like)
+    checks.every("masks", masks >= 0, "values of at least 0", masks)
+    checks_int("refine", refine, 0, None)
+    batch = cameras if cameras.batch_shape else cameras[None]
+    images, masks = images.reshape(-1, *images.shape[-3:]), masks.reshape(-1, *masks.shape[-2:])
+
+    total, weight_sum = images.new_zeros(gaussians.num, images.shape[-1]), images.new_zeros(gaussians.num)
+    with torch.no_grad():
+        for camera, image, mask in zip(batch, images, masks, strict=True):
+            seen, weight = trace(gaussians, camera, **settings).sample(
+                torch.cat([mask[..., None] * image, mask[..., None]], -1)
+            )[0].split([images.shape[-1], 1], -1)
+            total, weight_sum = total + seen, weight_sum + weight[:, 0]
+    visible = weight_sum > least
+    if not visible.any():
+        raise ValueError("cameras: expected a view of the object, got none: no pixel meets a Gaussian")
+    features = total / weight_sum.clamp(min=least)[:, None]
+    features = torch.where(visible[:, None], features, features[visible].mean(0))
+
+    curve = []
+    if refine:
+        features = features.clone().requires_grad_()
+        optimizer = torch.optim.Adam([features], lr=rate)
+        for _ in range(refine):
+            drawn = render(gaussians, batch, features, **settings)
+            share = drawn.alpha.detach()[..., None]
+            loss = (masks[..., None] * (drawn.features - share * images).square()).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            curve.append(loss.item())
+        features = features.detach()
+    return TextureResult(features, visible, weight_sum, torch.tensor(curve))
