@@ -12,8 +12,8 @@ def choose(backend: str | None, device: torch.device) -> str:
     if backend is None:
         if device.type != "cpu":
             raise ValueError(
-                f"the Gaussians are on {device}, for which there is no native backend yet: move them to the CPU, or pass "
-                'backend="reference" (plain torch: slow, any device)'
+                f"the Gaussians are on {device}, for which there is no native backend yet: move them to the CPU, or "
+                'pass backend="reference" (plain torch: slow, any device)'
             )
         return "cpu"
     if backend not in BACKENDS:

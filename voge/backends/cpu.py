@@ -1,4 +1,7 @@
-"""The native kernels as torch operators: schema, fake kernel, autograd. Annotations stay objects: the schemas are read from them."""
+"""The native kernels as torch operators: schema, fake kernel, autograd.
+
+Annotations stay objects here: the schemas are read from them.
+"""
 
 from typing import Optional, Tuple
 
@@ -98,7 +101,7 @@ def render_backward(
     points: int,
     want_rays: bool,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients with respect to means, precisions, density, features, origins and directions (the last two 0 unless wanted)."""
+    """Gradients of means, precisions, density, features, origins and directions (the last two 0 unless wanted)."""
     scene = _scene(
         *(means, precisions, density, origins, directions, valid, projection),
         *((height, width), max_hits, threshold, near, world, points),

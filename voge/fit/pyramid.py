@@ -48,6 +48,35 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     return interpolate(planes, size, mode="bilinear", antialias=True, align_corners=False)[0].movedim(0, -1)
 
 
+def merged(gaussians: Gaussians, features: Tensor, cell: float) -> tuple[Gaussians, Tensor]:
+    """One Gaussian in place of those whose means share a cube of side `cell`: same mean, covariance and mean features.
+
+    Each counts by its cross-section, density det(covariance)^(1/3), which the sum keeps.
+    """
+    cube = (gaussians.means / cell).floor().long()
+    _, owner = torch.unique(cube, dim=0, return_inverse=True)
+    count = int(owner.max()) + 1
+    if count == gaussians.num:
+        return gaussians, features
+    covariances = torch.linalg.inv(gaussians.precisions.double())
+    area = torch.linalg.det(covariances) ** (1 / 3)
+    area = area if gaussians.density is None else area * gaussians.density
+
+    def mean(x: Tensor) -> Tensor:
+        weighted = area.view(-1, *[1] * (x.dim() - 1)) * x
+        return weighted.new_zeros(count, *x.shape[1:]).index_add(0, owner, weighted) / total.view(
+            -1, *[1] * (x.dim() - 1)
+        )
+
+    total = area.new_zeros(count).index_add(0, owner, area)
+    means = mean(gaussians.means.double())
+    offset = gaussians.means - means[owner]
+    covariances = mean(covariances + offset[:, :, None] * offset[:, None, :])
+    density = total / torch.linalg.det(covariances) ** (1 / 3)
+    like = gaussians.means
+    return Gaussians(means.to(like), torch.linalg.inv(covariances).to(like), density.to(like)), mean(features).to(like)
+
+
 def widened(gaussians: Gaussians, variance: float) -> Gaussians:
     """The Gaussians convolved with a round one: every covariance grows by variance times the identity."""
     if variance <= 0:

@@ -13,7 +13,7 @@ from torch import Tensor
 from voge.cameras import Cameras
 from voge.fit.levenberg import Terms, central_differences, gauss_newton, levenberg_marquardt
 from voge.fit.objective import Objective
-from voge.fit.pyramid import pixel_size, sees, widened
+from voge.fit.pyramid import merged, pixel_size, sees, widened
 from voge.fit.rigid import rotation_angle, rotations_within
 from voge.fit.starts import NUMBERS, Poses, ahead, onto_mask
 
@@ -30,7 +30,7 @@ class Stage(NamedTuple):
         keep: how many of the poses at hand go through it: the best at its start.
         steps: of Adam.
         rate: its learning rate, in radians and radii; a fifth and a 25th of it in the last two thirds of the steps.
-        width: by how many pixels (standard deviation) the Gaussians are widened.
+        width: by how many pixels (standard deviation) the Gaussians are widened; those within two widths are merged.
         tolerance: factor on the tolerance of the colours.
     """
 
@@ -70,10 +70,13 @@ class Track:
 def at_stage(whole: Objective, stage: Stage, poses: Poses) -> Objective:
     """The objective of one stage, from that of the whole picture; the poses tell how far the object is."""
     level = whole.level.resized(stage.size)
-    variance = (stage.width * pixel_size(poses, level.camera)) ** 2
+    gaussians, features, width = whole.gaussians, whole.features, stage.width * pixel_size(poses, level.camera)
+    if width:
+        gaussians, features = merged(gaussians, features, 2 * width)
     return replace(
         whole,
-        gaussians=widened(whole.gaussians, variance),
+        gaussians=widened(gaussians, width**2),
+        features=features,
         level=level,
         tolerance=whole.tolerance * stage.tolerance,
     )
