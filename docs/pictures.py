@@ -81,7 +81,7 @@ def quadrature() -> Any:
 
 def converters() -> Any:
     """One body as Gaussians, five ways."""
-    mesh = trimesh.creation.torus(0.8, 0.35, major_sections=32, minor_sections=16)
+    mesh = trimesh.creation.torus(0.8, 0.35, major_sections=64, minor_sections=32)
     vertices, faces = torch.tensor(mesh.vertices).float(), torch.tensor(mesh.faces)
     box, side = convert.cuboid((1.6, 1.0, 1.2), num=1500)
     sphere, cloud = convert.sphere(800), convert.points(vertices)
@@ -93,7 +93,7 @@ def converters() -> Any:
         "sphere": (sphere, sphere.means),
         "cuboid": (box, None),
     }
-    camera = voge.Cameras.look_at(eye=(1.2, 2.0, 2.6), focal=330.0, image_size=(240, 240))
+    camera = voge.Cameras.look_at(eye=(1.2, 2.0, 2.6), focal=290.0, image_size=(240, 240))
     figure, axes = plt.subplots(1, 5, figsize=(12, 2.8), layout="constrained")
     for axis, (name, (gaussians, values)) in zip(axes, scenes.items(), strict=True):
         colours = PALETTE[side] if values is None else 0.5 + 0.5 * torch.nn.functional.normalize(values, dim=-1)
@@ -105,10 +105,12 @@ def bricks() -> tuple[voge.Gaussians, Tensor]:
     """A coloured box with a smaller one on it, as flat Gaussians: the object of quickstart.md and pose.md."""
     body = trimesh.creation.box((1.6, 0.8, 1.0))
     tower = trimesh.creation.box((0.5, 0.7, 0.5), transform=trimesh.transformations.translation_matrix((0.4, 0.7, 0.1)))
-    for part, first in ((body, 0), (tower, 3)):
-        part.visual.face_colors = (255 * PALETTE[(torch.arange(12) // 2 + first) % 6]).byte().numpy()
+    for part, first in ((body, 0), (tower, 2)):
+        normals = torch.tensor(part.face_normals)
+        side = 2 * normals.abs().argmax(-1) + (normals.sum(-1) > 0)
+        part.visual.face_colors = (255 * PALETTE[(side + first) % 6]).byte().numpy()
     mesh = trimesh.Scene([body, tower])
-    gaussians, where = convert.surface(mesh, num=1500)
+    gaussians, where = convert.surface(mesh, num=2000)
     return gaussians, convert.surface_colors(mesh, where)
 
 
@@ -119,7 +121,7 @@ def pose() -> Any:
     start = voge.Cameras.look_at(eye=(2.9, 0.7, 1.0), focal=300.0, image_size=(200, 240))
     with torch.no_grad():
         picture = voge.render(gaussians, truth, colours, background=torch.ones(3)).features
-    picture[60:150, 40:100] = torch.tensor([0.45, 0.45, 0.5])
+    picture[60:150, 40:100] = torch.tensor([0.05, 0.05, 0.1])
     result = voge.fit.pose(gaussians, picture, start, colours)
     with torch.no_grad():
         before = voge.render(gaussians, start, colours, background=torch.ones(3)).features
@@ -132,7 +134,7 @@ def pose() -> Any:
     _show(axes[3], result.occluded[..., None].float().expand(-1, -1, 3), "occluded")
     for stage in result.stages.unique():
         steps = torch.nonzero(result.stages == stage)[:, 0]
-        axes[4].plot(steps, result.curve[steps], color=BLUE)
+        axes[4].semilogy(steps, result.curve[steps], color=BLUE)
     axes[4].set(xlabel="step", title="loss, a line a stage")
     return figure
 

@@ -46,7 +46,7 @@ def test_import_is_lean():
     ).split()
     assert "voge.render" in loaded
     assert not {name.split(".")[0] for name in loaded} & set(OPTIONAL)
-    assert not {"voge.fit", "voge.convert", "voge.io", "voge.reference"} & set(loaded)
+    assert not {"voge.fit", "voge.convert", "voge.io"} & set(loaded)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the AVX2 and AVX-512 kernels exist on x86-64 only")

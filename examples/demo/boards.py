@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import voge
-from examples.demo import truth
+from examples.demo import fitting, truth
 from voge import convert
 
 SQUARE = 25.0  # mm
@@ -21,6 +21,7 @@ PAPER = (-0.68, -1.11, 8.63, 6.06)
 MODEL_PHOTO = 11
 CORNER_ERROR = 0.2  # pixels a coordinate: the reprojection error of detected corners
 FINE = 20  # samples of the model's picture per square
+WINDOW, FLOOR = 0.6, 0.15  # of the features: window in squares, deviation
 
 
 class Boards:
@@ -92,10 +93,15 @@ def picture() -> np.ndarray:
     return np.where(black, 0.1, 0.9).astype(np.float32)
 
 
+def features(grey: np.ndarray, square: float) -> np.ndarray:
+    """Features (H, W, 2) of a picture in which a square is about that many pixels wide."""
+    return fitting.channels(grey, WINDOW * square, FLOOR)
+
+
 def model(num: int = 2500) -> voge.io.Scene:
     """The board as flat Gaussians around the middle of its paper."""
     x0, y0, x1, y1 = PAPER
-    image = torch.from_numpy(picture())[..., None]
+    image = torch.from_numpy(features(picture(), FINE))
     scene = convert.plane(image, (SQUARE * (x1 - x0), SQUARE * (y1 - y0)), num=num)
     shift = torch.tensor([*(SQUARE * np.array([x0, y0])), 0.0], dtype=torch.float32) - torch.as_tensor(centre(), dtype=torch.float32)
     moved = voge.Gaussians(scene.gaussians.means + shift, scene.gaussians.precisions)

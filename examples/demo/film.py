@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import cv2
@@ -9,8 +10,9 @@ import numpy as np
 import torch
 
 import voge
-from examples.demo import truth
+from examples.demo import fitting, truth
 from voge import convert
+from voge.fit.search import Stage
 
 SIDE = 84.0  # of the box, mm (cube.cao)
 CENTRE = np.array([-42.0, 42.0, 42.0])  # of the box in the coordinates of cube.cao, mm
@@ -29,8 +31,15 @@ CLICKS = {
     185: {0: (361.4, 186.4), 1: (297.0, 193.0), 4: (365.5, 130.9), 5: (295.1, 138.9), 6: (286.3, 102.3), 7: (350.0, 96.0)},
     210: {0: (356.4, 177.3), 1: (298.3, 193.9), 4: (359.8, 122.0), 5: (296.8, 140.1), 7: (329.5, 91.0)},
 }  # fmt: skip
+WINDOW, FLOOR = 6.0, 0.03  # of the features: pixels, deviation
+# Where the picture of each face goes, faces z-, z+, y-, y+, x-, x+ as voge.convert.box has them: outward, right, down.
+FACES = (
+    ((0, 0, -1), (1, 0, 0), (0, 1, 0)), ((0, 0, 1), (-1, 0, 0), (0, 1, 0)), ((0, -1, 0), (1, 0, 0), (0, 0, -1)),
+    ((0, 1, 0), (1, 0, 0), (0, 0, 1)), ((-1, 0, 0), (0, 0, -1), (0, 1, 0)), ((1, 0, 0), (0, 0, 1), (0, 1, 0)),
+)  # fmt: skip
 MODEL_FRAMES = (45, 66, 210)  # gave the texture: never tested from scratch
 TEST_FRAMES = (0, 85, 105, 130, 160, 185)
+TRACKING = (Stage(128, keep=1, steps=1, rate=0.002),)
 
 
 class Film:
@@ -39,7 +48,7 @@ class Film:
     def __init__(self, root: Path) -> None:
         folder = root / "usr/share/visp-images-data/ViSP-images/mbt"
         self.paths = sorted((folder / "cube").glob("image*.pgm"))
-        settings = cv2.FileStorage(str(folder / "cube.xml"), cv2.FILE_STORAGE_READ) if False else _camera(folder / "cube.xml")
+        settings = {entry.tag: float(entry.text or 0) for entry in ElementTree.parse(folder / "cube.xml").iterfind("camera/*")}
         self.K = np.array([[settings["px"], 0, settings["u0"]], [0, settings["py"], settings["v0"]], [0, 0, 1]])
         shipped = np.loadtxt(folder / "cube.0.pos", usecols=0)
         R = cv2.Rodrigues(shipped[3:])[0]
@@ -54,7 +63,55 @@ class Film:
         return cv2.imread(str(self.paths[number]), cv2.IMREAD_GRAYSCALE)
 
 
-def _camera(path: Path) -> dict[str, float]:
-    import xml.etree.ElementTree as ElementTree
 
-    return {entry.tag: float(entry.text) for entry in ElementTree.parse(path).find("camera")}
+    def features(self, number: int) -> np.ndarray:
+        """(H, W, 2) float32, see fitting.channels."""
+        return fitting.channels(self.frame(number) / 255, WINDOW, FLOOR)
+
+
+def textures(film: Film, samples: int = 96) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Six pictures of features (S, S, 2) and six of brightness (S, S, 1), float32, one a face as voge.convert.box wants them.
+
+    Each face is taken from that frame of MODEL_FRAMES which sees it most squarely; a face that none sees is plain. The
+    hand never covers the box in these frames.
+    """
+    steps = ((np.arange(samples) + 0.5) / samples - 0.5) * SIDE
+    chosen: list[np.ndarray | None] = []
+    for outward, right, down in (np.array(axes, float) for axes in FACES):
+        points = SIDE / 2 * outward + steps[None, :, None] * right + steps[:, None, None] * down
+
+        def facing(frame: int, points: np.ndarray = points, outward: np.ndarray = outward) -> float:
+            known = film.truth[frame]
+            middle = known.R @ points.mean((0, 1)) + known.t
+            return float(-(known.R @ outward) @ middle / np.linalg.norm(middle))
+
+        best = max(MODEL_FRAMES, key=facing)
+        if facing(best) < 0.2:
+            chosen.append(None)
+            continue
+        known = film.truth[best]
+        pixels = truth.project(points, known.R, known.t, film.K).astype(np.float32)
+        maps = np.concatenate([film.features(best), film.frame(best)[..., None].astype(np.float32) / 255], -1)
+        chosen.append(cv2.remap(maps, pixels, None, cv2.INTER_LINEAR))
+    mean = np.mean([face for face in chosen if face is not None], (0, 1, 2))
+    faces = [np.broadcast_to(mean, (samples, samples, 3)).copy() if face is None else face for face in chosen]
+    return [face[..., :2] for face in faces], [face[..., 2:] for face in faces]
+
+
+def model(faces: list[np.ndarray], num: int) -> voge.io.Scene:
+    """The box as flat Gaussians that carry the pictures of its faces."""
+    return convert.box([torch.from_numpy(np.ascontiguousarray(face)) for face in faces], (SIDE, SIDE, SIDE), num=num)
+
+
+def track(film: Film, scene: voge.io.Scene, first: voge.Cameras, every: int) -> tuple[list[int], voge.Cameras]:
+    """Frame numbers and their poses: every fit begins at the pose of the frame before it."""
+    numbers, poses, pose = list(range(0, len(film.paths), every)), [], first
+    for number in numbers:
+        pose = voge.fit.pose(
+            scene.gaussians, film.features(number), pose, scene.features, stages=TRACKING, polish=5, threshold=0.05
+        ).cameras
+        poses.append(pose)
+    stacked = voge.Cameras(
+        torch.stack([p.R for p in poses]), torch.stack([p.t for p in poses]), first.K, first.image_size
+    )
+    return numbers, stacked

@@ -50,17 +50,18 @@ class Case:
         }  # fmt: skip
 
 
-def channels(grey: np.ndarray, sigma: float = 6.0) -> np.ndarray:
+def channels(grey: np.ndarray, sigma: float, floor: float) -> np.ndarray:
     """Features (H, W, 2) float32 of a picture (H, W) in [0, 1] that exposure and shading hardly change.
 
     The first is the brightness minus its local mean over its local deviation, halved; the second says how much local
-    contrast there is, 0 to 1: a bare table has none.
+    contrast there is, 0 to 1: a bare table has none. Local means within `sigma` pixels; `floor` is a deviation that counts
+    as half the contrast.
     """
     grey = grey.astype(np.float32)
     detail = grey - cv2.GaussianBlur(grey, (0, 0), sigma)
     deviation = np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), sigma))
-    contrast = cv2.GaussianBlur(deviation / (deviation + 0.03), (0, 0), 1.0)
-    return np.stack([0.5 * detail / (deviation + 0.03), contrast], -1)
+    contrast = cv2.GaussianBlur(deviation / (deviation + floor), (0, 0), 1.0)
+    return np.stack([0.5 * detail / (deviation + floor), contrast], -1)
 
 
 def camera(R: np.ndarray, t: np.ndarray, K: np.ndarray, size: tuple[int, int]) -> voge.Cameras:

@@ -88,7 +88,9 @@ def occlusion(
     best, lowest, interrupted = shifts.detach().clone(), float("inf"), False
     try:
         for step in range(steps):
-            drawn = render(_moved(scene, owner, shifts * axes @ camera.R), camera, features, background=background, **settings)
+            drawn = render(
+                _moved(scene, owner, shifts * axes @ camera.R), camera, features, background=background, **settings
+            )
             loss = (drawn.features - image).square().mean()
             curve.append(loss.item())
             if curve[-1] < lowest:
@@ -143,7 +145,7 @@ def _joined(objects: Sequence[tuple[Gaussians, Tensor]], image: Tensor) -> tuple
         gaussians, features = item
         if gaussians.batch_shape or not gaussians.num:
             raise ValueError(f"objects[{i}]: expected at least one Gaussian and no batch, got {gaussians}")
-        like = {"dtype": image.dtype, "device": image.device}
+        like: dict[str, Any] = {"dtype": image.dtype, "device": image.device}
         checks.tensor(f"objects[{i}] means", gaussians.means, ("N", 3), **like)
         checks.tensor(f"objects[{i}] features", features, (gaussians.num, image.shape[-1]), **like, finite=True)
         gaussians.check()

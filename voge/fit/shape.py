@@ -14,7 +14,7 @@ from voge import checks
 from voge.cameras import Cameras
 from voge.convert import from_mesh
 from voge.gaussians import Gaussians
-from voge.io.objects import Mesh, as_mesh
+from voge.io.objects import as_mesh
 from voge.render import checks_int, render
 
 
@@ -124,8 +124,8 @@ def shape(
 
 
 def regularity(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean squared distance of the vertices (V, 3) from the mean of their neighbours, and variance of the edges' lengths
-    over their mean squared; both 0 for a regular net."""
+    """Mean squared distance of the vertices (V, 3) from their neighbours' mean, and mean squared difference of the
+    edges' lengths from their mean, as a share of it."""
     edges = torch.unique(torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).sort(-1).values, dim=0)
     a, b = edges.unbind(-1)
     total = torch.zeros_like(vertices).index_add(0, a, vertices[b]).index_add(0, b, vertices[a])
@@ -168,15 +168,15 @@ def _ball(silhouettes: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
     if len(d) == 1:  # no depth: at distance 1
         centre = origins[0] + d[0]
     else:
-        centre = torch.linalg.lstsq(across.flatten(0, 1), (across @ origins[..., None]).flatten()[:, None]).solution[:, 0]
+        centre = torch.linalg.lstsq(across.flatten(0, 1), (across @ origins[..., None]).flatten()[:, None]).solution[
+            :, 0
+        ]
     depth = (centre - origins).norm(dim=-1)
     focal = cameras.K[..., [0, 1], [0, 1]].prod(-1).sqrt()
     return centre, ((area / math.pi).sqrt() * depth / focal).median()
 
 
-def _check(
-    silhouettes: Tensor, cameras: Cameras, images: Tensor | None, level: int, steps: int, views: int
-) -> None:
+def _check(silhouettes: Tensor, cameras: Cameras, images: Tensor | None, level: int, steps: int, views: int) -> None:
     if not isinstance(cameras, Cameras):
         raise TypeError(f"cameras: expected voge.Cameras, got {type(cameras).__name__}")
     if len(cameras.batch_shape) != 1 or not len(cameras):

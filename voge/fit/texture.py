@@ -65,7 +65,7 @@ def texture(
     if gaussians.batch_shape or len(cameras.batch_shape) > 1:
         raise ValueError(f"gaussians, cameras: expected no batch and a batch (V,), got {gaussians} and {cameras}")
     stack = (*cameras.batch_shape, *cameras.image_size)
-    like = {"dtype": gaussians.dtype, "device": gaussians.device, "finite": True}
+    like: dict[str, Any] = {"dtype": gaussians.dtype, "device": gaussians.device, "finite": True}
     images = checks.tensor("images", images, (*stack, "C"), **like)
     if images.dim() != len(stack) + 1:
         raise ValueError(f"images: expected shape {(*stack, 'C')}, got {tuple(images.shape)}")
@@ -78,9 +78,11 @@ def texture(
     total, weight_sum = images.new_zeros(gaussians.num, images.shape[-1]), images.new_zeros(gaussians.num)
     with torch.no_grad():
         for camera, image, mask in zip(batch, images, masks, strict=True):
-            seen, weight = trace(gaussians, camera, **settings).sample(
-                torch.cat([mask[..., None] * image, mask[..., None]], -1)
-            )[0].split([images.shape[-1], 1], -1)
+            seen, weight = (
+                trace(gaussians, camera, **settings)
+                .sample(torch.cat([mask[..., None] * image, mask[..., None]], -1))[0]
+                .split([images.shape[-1], 1], -1)
+            )
             total, weight_sum = total + seen, weight_sum + weight[:, 0]
     visible = weight_sum > least
     if not visible.any():
