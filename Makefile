@@ -54,12 +54,12 @@ test-torch: $(SECOND)/.torch-$(TORCH)
 
 # Names the Debian or Ubuntu packages that are missing, all at once.
 define check_tools
-@command -v $(PYTHON) >/dev/null || { echo "Missing: $(PYTHON). Install it with: sudo apt-get install python3 python3-venv python3-dev g++"; exit 1; }
+@command -v $(PYTHON) >/dev/null || { echo "Missing: $(PYTHON). Install with: sudo apt-get install $(notdir $(PYTHON)) $(notdir $(PYTHON))-venv $(notdir $(PYTHON))-dev g++"; exit 1; }
 @$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || { echo "voge needs Python 3.10 or later; choose one: make PYTHON=python3.12 ..."; exit 1; }
 @missing=; \
 command -v $(CXX) >/dev/null || missing="$$missing g++"; \
-$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || missing="$$missing python3-venv"; \
-$(PYTHON) -c "import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path('include') + '/Python.h'))" || missing="$$missing python3-dev"; \
+$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || missing="$$missing $(notdir $(PYTHON))-venv"; \
+$(PYTHON) -c "import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path('include') + '/Python.h'))" || missing="$$missing $(notdir $(PYTHON))-dev"; \
 [ -z "$$missing" ] || { echo "Missing on this machine. Install with: sudo apt-get install$$missing"; exit 1; }
 endef
 

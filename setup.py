@@ -57,7 +57,10 @@ def compile_commands(compiler: list[str], folder: Path) -> dict[Path, tuple[Path
     """Object file -> (source, the command that makes it), for every source that belongs on this target."""
     target = subprocess.run([*compiler, "-dumpmachine"], capture_output=True, text=True, check=True).stdout
     x86 = target.startswith("x86_64")
-    foreign = [pybind11.get_include(), sysconfig.get_path("include")]
+    headers = Path(sysconfig.get_path("include"))
+    if not (headers / "Python.h").exists():
+        raise SystemExit(f"voge needs Python.h ({headers}). On Debian or Ubuntu: sudo apt-get install python3-dev")
+    foreign = [pybind11.get_include(), str(headers)]
     includes = [f"-I{ROOT / 'csrc'}", *(f"-isystem{path}" for path in foreign)]
     defines = ["-DVOGE_HAVE_AVX2", "-DVOGE_HAVE_AVX512"] if x86 else []
     common = [*compiler, *FLAGS, *defines, *includes, *shlex.split(os.environ.get("CXXFLAGS", ""))]

@@ -31,7 +31,8 @@ struct Worker {
 template <int N, class T>
 VOGE_INLINE void composite(const Packet<T>& p, const typename Simd<T>::Vec* weight, const T* features, int64_t channels,
                            const int32_t* list, typename Simd<T>::Vec* out) {
-  typename Simd<T>::Vec sum[N] = {};
+  typename Simd<T>::Vec sum[N];
+  for (int c = 0; c < N; ++c) sum[c] = broadcast((T)0);
   for (int i = 0; i < p.n; ++i) {
     const T* f = features + list[p.entry[i]] * channels;
     const auto w = weight[i];
@@ -46,10 +47,12 @@ template <int N, class T>
 VOGE_INLINE void composite_wide(const Packet<T>& p, const typename Simd<T>::Vec* weight, int j, const T* features,
                                 int64_t channels, const int32_t* list, T* out) {
   typedef typename Simd<T>::Vec Vec;
-  Vec sum[N] = {};
+  Vec sum[N];
+  for (int c = 0; c < N; ++c) sum[c] = broadcast((T)0);
   for (int i = 0; i < p.n; ++i) {
     const T* f = features + list[p.entry[i]] * channels;
     const T w = reinterpret_cast<const T*>(weight + i)[j];
+    if (w == (T)0) continue;
     for (int c = 0; c < N; ++c) {
       Vec x;
       memcpy(&x, f + c * Packet<T>::lanes, sizeof x);
