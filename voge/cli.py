@@ -111,7 +111,7 @@ def render(args: argparse.Namespace) -> None:
     gaussians, features = colored(io.load(args.file), args.num)
     camera = framing(gaussians, args)
     with io.atomic_path(args.out) as path:  # first, so that a picture that cannot be written is not rendered
-        drawn = voge.render(gaussians, camera, features)
+        drawn = voge.render(gaussians, camera, features, points=pictures.POINTS)
         alpha = drawn.alpha.clamp(max=1)[..., None]
         if args.background is None:
             picture = torch.cat([drawn.features / alpha.clamp(min=1e-6), alpha], -1)
@@ -133,13 +133,15 @@ def fit_pose(args: argparse.Namespace) -> None:
         raise ValueError(f"mask: {args.mesh} has no colours, so its outline is needed: pass --mask")
     camera = intrinsics(args.intrinsics, (photo.shape[0], photo.shape[1]))
     start = _start(args.start, camera, gaussians)
+    if mask is None and start is None:
+        print("no --mask and no --start: the object is sought everywhere and at every distance, which often fails")
     out = _writable(args.out or Path(f"{args.image.stem}-pose"))
 
     begin = time.perf_counter()
     with _progress() as progress:
         result = voge.fit.pose(
-            gaussians, None if plain else photo[..., :3], start or camera, None if plain else features,
-            mask=mask, starts=64 if start else None, spread=math.radians(args.spread), lighting=args.lighting,
+            gaussians, None if plain else photo[..., :3], camera if start is None else start, None if plain else features,
+            mask=mask, starts=None if start is None else 64, spread=math.radians(args.spread), lighting=args.lighting,
             seed=args.seed, progress=lambda name, step, steps, loss: progress(name, step, steps, loss),
         )  # fmt: skip
     seconds = time.perf_counter() - begin

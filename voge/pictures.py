@@ -19,6 +19,7 @@ from voge.io import reading
 from voge.io.optional import library
 from voge.render import render
 
+POINTS = 3  # of the quadrature: surfaces become nearly opaque, as they are
 OUTLINE = (0.1, 1.0, 0.3)  # colour of outlines
 FILM_SIZE, FILM_FRAMES, FILM_MILLISECONDS = 360, 40, 80
 SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".webp")  # tried where transforms.json names images without one
@@ -59,7 +60,7 @@ def write_film(path: str | Path, frames: list[Tensor]) -> None:
 @torch.no_grad()
 def overlay(photo: Tensor, gaussians: Gaussians, camera: Cameras, features: Tensor) -> Tensor:
     """The rendering (colours (N, 3)) blended over the photo (H, W, 3), with its outline."""
-    drawn = render(gaussians, camera, features)
+    drawn = render(gaussians, camera, features, points=POINTS)
     share = 0.6 * drawn.alpha.clamp(max=1)[..., None]
     colour = drawn.features / drawn.alpha.clamp(min=1e-6)[..., None]
     width = 2 * round(max(photo.shape[:2]) / 600) + 3

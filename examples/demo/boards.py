@@ -98,11 +98,10 @@ def features(grey: np.ndarray, square: float) -> np.ndarray:
     return fitting.channels(grey, WINDOW * square, FLOOR)
 
 
-def model(num: int = 2500) -> voge.io.Scene:
-    """The board as flat Gaussians around the middle of its paper."""
+def model(image: np.ndarray, num: int) -> voge.io.Scene:
+    """The board as flat Gaussians around the middle of its paper, with an image (H, W, C) on it."""
     x0, y0, x1, y1 = PAPER
-    image = torch.from_numpy(features(picture(), FINE))
-    scene = convert.plane(image, (SQUARE * (x1 - x0), SQUARE * (y1 - y0)), num=num)
+    scene = convert.plane(torch.from_numpy(image), (SQUARE * (x1 - x0), SQUARE * (y1 - y0)), num=num)
     shift = torch.tensor([*(SQUARE * np.array([x0, y0])), 0.0], dtype=torch.float32) - torch.as_tensor(centre(), dtype=torch.float32)
     moved = voge.Gaussians(scene.gaussians.means + shift, scene.gaussians.precisions)
     return voge.io.Scene(moved, scene.features)

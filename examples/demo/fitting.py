@@ -20,7 +20,12 @@ STAGES = (
     Stage(96, keep=1, steps=8, rate=0.01),
 )
 FINE = (Stage(160, keep=1, steps=4, rate=0.003),)  # with more Gaussians, from the pose found
-STARTS, SPREAD = 64, np.radians(75)  # rotations that voge.fit.pose tries around the wrong one
+DENSE = (  # for a pattern that repeats: a small basin, so many starts and less blur
+    Stage(48, keep=24, steps=12, rate=0.04, width=0.5, tolerance=1.5),
+    Stage(64, keep=6, steps=12, rate=0.02, width=0.5),
+    Stage(96, keep=1, steps=8, rate=0.01),
+)
+SPREAD = np.radians(70)  # of the rotations that voge.fit.pose tries around the wrong one
 
 
 @dataclass
@@ -35,6 +40,7 @@ class Case:
     predicted: tuple[float, float]  # one standard deviation by the fit's own covariance
     seconds: float
     reference: truth.Truth
+    start_camera: voge.Cameras = field(repr=False)
     search: voge.fit.PoseResult = field(repr=False)
     result: voge.fit.PoseResult = field(repr=False)
 
@@ -70,34 +76,40 @@ def camera(R: np.ndarray, t: np.ndarray, K: np.ndarray, size: tuple[int, int]) -
     return voge.Cameras(*(torch.as_tensor(np.asarray(x), dtype=torch.float32) for x in (R, t, K + shift)), size)
 
 
-def wrong_start(R: np.ndarray, t: np.ndarray, seed: int, lateral: float) -> tuple[np.ndarray, np.ndarray]:
-    """The pose turned by 30 to 60 degrees about a random axis and moved: up to `lateral` sideways, 10 % in depth."""
+def wrong_start(R: np.ndarray, t: np.ndarray, seed: int, lateral: float, depth: float) -> tuple[np.ndarray, np.ndarray]:
+    """The pose turned by 30 to 60 degrees about a random axis, and moved: at most `lateral` sideways, `depth` (a share) away."""
     rng = np.random.default_rng(seed)
     axis = rng.normal(size=3)
     turn = exp_so3(torch.tensor(axis / np.linalg.norm(axis) * np.radians(rng.uniform(30, 60)))).numpy()
-    move = rng.uniform(-1, 1, 3) * (lateral, lateral, 0.1 * np.linalg.norm(t))
+    move = rng.uniform(-1, 1, 3) * (lateral, lateral, depth * np.linalg.norm(t))
     return turn @ R, t + move
 
 
 def fit(
-    part: str, name: str, seed: int, coarse: voge.io.Scene, fine: voge.io.Scene, picture: np.ndarray, K: np.ndarray,
-    reference: truth.Truth, lateral: float, lighting: str = "same",
+    case: tuple[str, str, int], start: tuple[np.ndarray, np.ndarray], reference: truth.Truth, K: np.ndarray,
+    coarse: tuple[voge.io.Scene, np.ndarray], fine: tuple[voge.io.Scene, np.ndarray], *,
+    starts: int = 64, stages: tuple[Stage, ...] = STAGES, lighting: str = "same",
 ) -> Case:  # fmt: skip
-    """Fits from a start made wrong by `seed`, and compares with the truth."""
-    R, t = wrong_start(reference.R, reference.t, seed, lateral)
+    """Fits a model to a picture from a wrong start, few Gaussians first, more at the end, and compares with the truth.
+
+    Args:
+        case: part, name, seed. start: R and t. coarse, fine: a model, and the picture in that model's features.
+        lighting: of the fine fit.
+    """
     begin = time.perf_counter()
+    first = camera(*start, K, coarse[1].shape[:2])
     found = voge.fit.pose(
-        coarse.gaussians, picture, camera(R, t, K, picture.shape[:2]), coarse.features,
-        starts=STARTS, spread=SPREAD, stages=STAGES, polish=3, lighting=lighting, threshold=0.05,
+        coarse[0].gaussians, coarse[1], first, coarse[0].features,
+        starts=starts, spread=SPREAD, stages=stages, polish=3, threshold=0.05,
     )  # fmt: skip
     result = voge.fit.pose(
-        fine.gaussians, picture, found.cameras, fine.features, stages=FINE, polish=6, lighting=lighting
+        fine[0].gaussians, fine[1], found.cameras, fine[0].features, stages=FINE, polish=6, lighting=lighting
     )
     turn, shift = result.deviations
     return Case(
-        part, name, seed,
-        start=truth.errors(R, t, reference.R, reference.t),
+        *case,
+        start=truth.errors(*start, reference.R, reference.t),
         final=truth.errors(result.R, result.t, reference.R, reference.t),
         predicted=(float(np.degrees(turn.norm())), float(100 * shift.norm() / result.t.norm())),
-        seconds=time.perf_counter() - begin, reference=reference, search=found, result=result,
+        seconds=time.perf_counter() - begin, reference=reference, start_camera=first, search=found, result=result,
     )  # fmt: skip

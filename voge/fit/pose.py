@@ -117,7 +117,7 @@ def pose(
         gaussians: the object, N Gaussians, no batch.
         image: (H, W, C) or (H, W), tensor or array; uint8 is divided by 255. None with features None.
         cameras: K and image size; its poses are the starts, one or a batch. If none sees the object (such as R = 1,
-            t = 0), nothing is known and the starts are all over the sphere.
+            t = 0), nothing is known: the starts are all over the sphere, on the mask, or without one in ten places.
         features: (N, C), what the Gaussians carry, in the picture's channels. None: the silhouette alone, of `mask`.
         mask: (H, W), 0 to 1, where the object may be seen; None: anywhere. Leave occluders in it where you can: a
             pixel outside costs when it is covered, one inside when it is not.

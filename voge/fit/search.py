@@ -15,7 +15,7 @@ from voge.fit.levenberg import Terms, central_differences, gauss_newton, levenbe
 from voge.fit.objective import Objective
 from voge.fit.pyramid import merged, pixel_size, sees, widened
 from voge.fit.rigid import rotation_angle, rotations_within
-from voge.fit.starts import NUMBERS, Poses, ahead, onto_mask
+from voge.fit.starts import NUMBERS, Poses, ahead, anywhere, onto_mask
 
 SPHERE = 256  # rotations tried when nothing is known
 APART = math.radians(4)  # poses nearer to each other count as one (also: radii of the object)
@@ -87,19 +87,20 @@ def initial_poses(
 ) -> tuple[Poses, bool]:
     """The poses to begin with, and whether `cameras` said where in the picture the object is.
 
-    Each of the cameras is turned `starts` times. With a mask, the poses are moved onto it.
+    Each of the cameras is turned `starts` times. With a mask, the poses are moved onto it. Where nothing is known the
+    turned object is put into the middle, and smaller into nine places.
     """
     solid, camera = outline.solid, outline.level.camera
     given = Poses.of(cameras, solid)
     seen = sees(given, camera)
     known = bool(seen.any())
+    turns = rotations_within(spread, starts or (1 if known else SPHERE), seed).to(given.R)
     if known:
         given = given.take(seen.nonzero()[:, 0])
+        poses = given.take(torch.arange(len(given.zoom)).repeat_interleave(len(turns)))
+        poses = poses._replace(R=turns.repeat(len(given.zoom), 1, 1) @ poses.R)
     else:
-        given, starts = ahead(given.R[:1], camera, solid), starts or SPHERE
-    turns = rotations_within(spread, starts or 1, seed).to(given.R)
-    poses = given.take(torch.arange(len(given.zoom)).repeat_interleave(len(turns)))
-    poses = poses._replace(R=turns.repeat(len(given.zoom), 1, 1) @ poses.R)
+        poses = (ahead if outline.masked else anywhere)(turns @ given.R[0], camera, solid)
     if outline.masked and len(turns) > 1:
         small = at_stage(outline, Stage(64, keep=1, steps=1), poses)
         for _ in range(2):  # the second time for perspective

