@@ -20,14 +20,7 @@ from voge import convert, reference
 
 IMAGES = Path(__file__).parent / "img"
 PALETTE = torch.tensor(
-    [
-        [0.85, 0.24, 0.21],
-        [0.96, 0.71, 0.20],
-        [0.25, 0.62, 0.35],
-        [0.20, 0.45, 0.80],
-        [0.55, 0.33, 0.70],
-        [0.2, 0.7, 0.7],
-    ]
+    [[0.9, 0.2, 0.2], [1.0, 0.7, 0.2], [0.25, 0.6, 0.35], [0.2, 0.45, 0.8], [0.55, 0.35, 0.7], [0.2, 0.7, 0.7]]
 )
 INK, BLUE, RED, GREEN = "#333333", "#2f6fb0", "#c8443c", "#4a9a5b"
 
@@ -109,7 +102,7 @@ def converters() -> Any:
 
 
 def bricks() -> tuple[voge.Gaussians, Tensor]:
-    """A coloured box with a smaller one on it, as flat Gaussians: the object of quickstart.md and pose.md."""
+    """A coloured box with a smaller one on it, as flat Gaussians."""
     body = trimesh.creation.box((1.6, 0.8, 1.0))
     tower = trimesh.creation.box((0.5, 0.7, 0.5), transform=trimesh.transformations.translation_matrix((0.4, 0.7, 0.1)))
     for part, first in ((body, 0), (tower, 2)):
@@ -121,7 +114,7 @@ def bricks() -> tuple[voge.Gaussians, Tensor]:
     return gaussians, convert.surface_colors(mesh, where)
 
 
-def pose() -> Any:
+def occluder() -> Any:
     """A pose found behind an occluder: picture, start, result, what was switched off, and the loss."""
     gaussians, colours = bricks()
     truth = voge.Cameras.look_at(eye=(1.8, 1.6, 2.4), focal=300.0, image_size=(200, 240))
@@ -156,7 +149,7 @@ def _show(axis: Any, image: Tensor, title: str) -> None:
     axis.axis("off")
 
 
-PICTURES = {picture.__name__: picture for picture in (ray, quadrature, converters, pose)}
+PICTURES = {picture.__name__: picture for picture in (ray, quadrature, converters, occluder)}
 
 
 def main() -> None:

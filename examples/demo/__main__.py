@@ -1,4 +1,4 @@
-"""make demo: finds poses in real photographs and says how far they are from what OpenCV's solvePnP finds by other means."""
+"""make demo: finds poses in real photographs and says how far they are from what OpenCV's solvePnP finds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ that ship with the pictures. Downloads go to {cache} (VOGE_CACHE changes that), 
 BOX_EDGES = [(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)]
 BOARD_EDGES = [(0, 8), (8, 53), (53, 45), (45, 0)]
 TEST_BOARDS = ("left01", "left03", "left06", "left13")
-TRACK_EVERY = 3
+TRACK_EVERY = 5
 GOOD = 5.0  # degrees and percent: a fit that ends nearer has found the pose
 
 
@@ -58,9 +58,13 @@ def main() -> int:
     pictures.save_errors(options.out / "errors.png", rows)
     seconds = time.perf_counter() - begin
     with atomic_path(options.out / "demo.json") as temporary:
-        temporary.write_text(json.dumps({"cases": rows, "parts": report, "seconds": round(seconds, 1)}, indent=1) + "\n")
+        temporary.write_text(
+            json.dumps({"cases": rows, "parts": report, "seconds": round(seconds, 1)}, indent=1) + "\n"
+        )
     good = sum(max(case.final) < GOOD for case in cases)
-    print(f"{good} of {len(cases)} fits ended within {GOOD:g} degrees and {GOOD:g} % of the distance. {seconds:.0f} s in all.")
+    print(
+        f"{good} of {len(cases)} fits ended within {GOOD:g} degrees and {GOOD:g} % of the distance. {seconds:.0f} s in all."
+    )
     print(f"Everything is in {options.out.resolve()}:")
     for path in sorted(options.out.iterdir()):
         print(f"    {path.name}")
@@ -77,10 +81,12 @@ def film_part(out: Path, seeds: int) -> tuple[list[fitting.Case], dict]:
     movie = film.Film(root)
     size = movie.frame(0).shape
     features, greys = film.textures(movie)
-    print(f"    Texture from frames {film.MODEL_FRAMES} (poses by solvePnP); fits are tested on others: {film.TEST_FRAMES}.")
+    print(
+        f"    Texture from frames {film.MODEL_FRAMES} (poses by solvePnP); fits are tested on others: {film.TEST_FRAMES}."
+    )
     shipped = truth.errors(*movie.shipped, movie.truth[0].R, movie.truth[0].t)
     pixels = np.mean([known.pixels for known in movie.truth.values()])
-    print(f"    Truth: clicked corners reproject at {pixels:.2f} px; in frame 0 the pose that ships with the film differs "
+    print(f"    Truth: clicked corners reproject at {pixels:.2f} px; in frame 0 the pose that ships with it differs "
           f"from theirs by {shipped[0]:.2f} degrees, {shipped[1]:.2f} %.")  # fmt: skip
     coarse, fine, shown = film.model(features, 1000), film.model(features, 4000), film.model(greys, 9000)
     known = movie.truth[0]
@@ -95,10 +101,12 @@ def film_part(out: Path, seeds: int) -> tuple[list[fitting.Case], dict]:
         for seed in range(seeds):
             known = movie.truth[number]
             start = fitting.wrong_start(known.R, known.t, seed=100 * number + seed, lateral=20, depth=0.1)
-            case = fitting.fit(("film", f"frame {number}", seed), start, known, movie.K, (coarse, picture), (fine, picture))
+            case = fitting.fit(
+                ("film", f"frame {number}", seed), start, known, movie.K, (coarse, picture), (fine, picture)
+            )
             cases.append(line(case))
         photo = pictures.colour(movie.frame(number))
-        rows.append(triptych(photo, cases[-1], shown, film.CORNERS, BOX_EDGES, (slice(60, 400), slice(200, 520))))
+        rows.append(triptych(photo, cases[-1], shown, film.CORNERS, BOX_EDGES, (slice(60, 380), slice(240, 500))))
     pictures.save(out / "film-fits.png", np.concatenate(rows))
     pictures.save_film(out / "film-fit.gif", morph(pictures.colour(movie.frame(0)), cases[0], shown), 80)
 
@@ -119,7 +127,9 @@ def film_part(out: Path, seeds: int) -> tuple[list[fitting.Case], dict]:
     pictures.save_film(out / "film-track.gif", frames, 100)
     turns = [truth.errors(poses[i].R, poses[i].t, poses[0].R, poses[0].t)[0] for i in range(len(numbers))]
     depths = [float(poses[i].t.norm()) for i in range(len(numbers))]
-    pictures.save_track(out / "film-track.png", numbers, {"turned since frame 0, degrees": turns, "distance, mm": depths}, clicked)
+    pictures.save_track(
+        out / "film-track.png", numbers, {"turned since frame 0, degrees": turns, "distance, mm": depths}, clicked
+    )
     notes = {
         "data": describe(package), "texture from frames": film.MODEL_FRAMES,
         "frame 0, shipped pose against solvePnP": shipped,
@@ -135,7 +145,9 @@ def boards_part(out: Path, seeds: int) -> tuple[list[fitting.Case], dict]:
     opinions = [photos.second_opinion(i) for i in range(len(photos.names))]
     print("    Truth: detected corners; the poses that ship with the photographs differ from theirs by "
           f"{np.median([o[0] for o in opinions]):.2f} degrees, {np.median([o[1] for o in opinions]):.2f} % (medians).")  # fmt: skip
-    print(f"    The model is the board's squares; how its rim is cut was measured on photograph {boards.MODEL_PHOTO} alone.")
+    print(
+        f"    The model is the board's squares; how its rim is cut was measured on photograph {boards.MODEL_PHOTO} alone."
+    )
     image = boards.picture()
     coarse = boards.model(boards.features(image, boards.FINE), 1000)
     grey = boards.model(image[..., None], 4000)
@@ -152,9 +164,14 @@ def boards_part(out: Path, seeds: int) -> tuple[list[fitting.Case], dict]:
             )  # fmt: skip
             cases.append(line(case))
         everything = slice(None), slice(None)
-        rows.append(triptych(pictures.colour(photo), cases[-1], grey, boards.corner_points(), BOARD_EDGES, everything)[::2, ::2])
+        rows.append(
+            triptych(pictures.colour(photo), cases[-1], grey, boards.corner_points(), BOARD_EDGES, everything)[::2, ::2]
+        )
     pictures.save(out / "boards-fits.png", np.concatenate(rows))
-    return cases, {"data": describe(package), "shipped against solvePnP": dict(zip(photos.names, opinions, strict=True))}
+    return cases, {
+        "data": describe(package),
+        "shipped against solvePnP": dict(zip(photos.names, opinions, strict=True)),
+    }
 
 
 def occluder_part(out: Path, seeds: int) -> tuple[list[fitting.Case], dict]:
@@ -166,7 +183,13 @@ def occluder_part(out: Path, seeds: int) -> tuple[list[fitting.Case], dict]:
     cases = []
     for seed in range(seeds):
         start = fitting.wrong_start(known.R, known.t, seed + 1, lateral=0.3, depth=0.1)
-        cases.append(line(fitting.fit(("occluder", "house", seed), start, known, occluder.intrinsics(), (coarse, photo), (fine, photo))))
+        cases.append(
+            line(
+                fitting.fit(
+                    ("occluder", "house", seed), start, known, occluder.intrinsics(), (coarse, photo), (fine, photo)
+                )
+            )
+        )
     pictures.save_film(out / "occluder-fit.gif", morph(pictures.colour(photo), cases[0], fine), 80)
     hidden = cases[0].result.occluded.numpy()
     marked = pictures.colour(photo).copy()
@@ -211,15 +234,24 @@ def triptych(photo: np.ndarray, case: fitting.Case, shown, points, edges, part) 
     final = pictures.drawn(shown, case.result.cameras, photo)
     outlines = pictures.lines(photo, points, edges, known, pictures.RED)
     outlines = pictures.lines(outlines, points, edges, case.result.cameras, pictures.GREEN)
-    labels = (f"{case.name}: start, {case.start[0]:.0f} degrees off", f"fitted, {case.final[0]:.2f} degrees off", "green: fit, red: truth")
-    return pictures.beside([pictures.caption(p[part], label) for p, label in zip((start, final, outlines), labels, strict=True)])
+    labels = (
+        f"{case.name}: start, {case.start[0]:.0f} degrees off",
+        f"fitted, {case.final[0]:.2f} degrees off",
+        "green: fit, red: truth",
+    )
+    return pictures.beside(
+        [pictures.caption(p[part], label) for p, label in zip((start, final, outlines), labels, strict=True)]
+    )
 
 
 def morph(photo: np.ndarray, case: fitting.Case, shown) -> list[np.ndarray]:
     """The fit as a film: the wrong start, then the best pose after every step, then the result held still."""
     path = case.search.path
     cameras = [case.start_camera] * 8 + [path[i] for i in range(len(path))] + [case.result.cameras] * 12
-    return [pictures.caption(pictures.drawn(shown, one, photo), f"{case.name}: step {max(i - 7, 0)}") for i, one in enumerate(cameras)]
+    return [
+        pictures.caption(pictures.drawn(shown, one, photo), f"{case.name}: step {max(i - 7, 0)}")
+        for i, one in enumerate(cameras)
+    ]
 
 
 if __name__ == "__main__":

@@ -102,6 +102,8 @@ def model(image: np.ndarray, num: int) -> voge.io.Scene:
     """The board as flat Gaussians around the middle of its paper, with an image (H, W, C) on it."""
     x0, y0, x1, y1 = PAPER
     scene = convert.plane(torch.from_numpy(image), (SQUARE * (x1 - x0), SQUARE * (y1 - y0)), num=num)
-    shift = torch.tensor([*(SQUARE * np.array([x0, y0])), 0.0], dtype=torch.float32) - torch.as_tensor(centre(), dtype=torch.float32)
+    shift = torch.tensor([*(SQUARE * np.array([x0, y0])), 0.0], dtype=torch.float32) - torch.as_tensor(
+        centre(), dtype=torch.float32
+    )
     moved = voge.Gaussians(scene.gaussians.means + shift, scene.gaussians.precisions)
     return voge.io.Scene(moved, scene.features)

@@ -82,7 +82,11 @@ def _download(package: Package) -> None:
             for tool in ("apt-get", "dpkg"):
                 if shutil.which(tool) is None:
                     raise Unavailable(f"{tool} is not on this machine (it comes with Debian and Ubuntu)")
-            _run(["apt-get", "download", package.name], temporary, "no network, or package lists missing: sudo apt-get update")
+            _run(
+                ["apt-get", "download", package.name],
+                temporary,
+                "no network, or package lists missing: sudo apt-get update",
+            )
             archive = next(temporary.glob("*.deb"))
             _run(["dpkg", "-x", archive.name, "."], temporary, "the archive is broken")
             archive.unlink()

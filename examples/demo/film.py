@@ -21,15 +21,42 @@ CLICK_ERROR = 0.7  # pixels a coordinate, one standard deviation; the reprojecti
 # Corners of the box clicked by hand on frames enlarged eight times; pixel centres at integers, as OpenCV has them.
 # Corner 3 (white on white paper) and corners out of sight are left out. {frame: {corner: (x, y)}}
 CLICKS = {
-    0: {0: (361.0, 350.2), 1: (315.2, 291.8), 4: (366.2, 292.0), 5: (315.0, 233.9), 6: (386.0, 203.0), 7: (443.2, 254.4)},
-    45: {0: (377.4, 328.0), 1: (320.5, 279.8), 4: (383.7, 269.8), 5: (320.3, 222.2), 6: (380.0, 185.8), 7: (444.6, 227.1)},
-    66: {0: (392.3, 277.9), 1: (321.4, 254.3), 4: (400.6, 220.4), 5: (321.4, 197.3), 6: (351.0, 153.6), 7: (425.6, 172.3)},
-    85: {0: (366.2, 261.4), 1: (305.1, 230.8), 4: (370.4, 204.2), 5: (304.5, 174.4), 6: (347.9, 138.4), 7: (411.3, 162.6)},
-    105: {0: (348.6, 238.6), 1: (298.0, 207.0), 4: (350.2, 181.0), 5: (294.8, 150.1), 6: (343.2, 121.2), 7: (399.5, 147.5)},
-    130: {0: (357.8, 205.1), 1: (295.4, 190.8), 4: (361.0, 150.1), 5: (293.3, 135.5), 6: (317.4, 101.5), 7: (381.0, 112.6)},
-    160: {0: (360.5, 199.3), 1: (294.5, 191.1), 4: (364.5, 143.5), 5: (293.0, 137.3), 6: (306.8, 100.8), 7: (372.0, 106.6)},
-    185: {0: (361.4, 186.4), 1: (297.0, 193.0), 4: (365.5, 130.9), 5: (295.1, 138.9), 6: (286.3, 102.3), 7: (350.0, 96.0)},
-    210: {0: (356.4, 177.3), 1: (298.3, 193.9), 4: (359.8, 122.0), 5: (296.8, 140.1), 7: (329.5, 91.0)},
+    0: {
+        0: (361.0, 350.2), 1: (315.2, 291.8), 4: (366.2, 292.0),
+        5: (315.0, 233.9), 6: (386.0, 203.0), 7: (443.2, 254.4),
+    },
+    45: {
+        0: (377.4, 328.0), 1: (320.5, 279.8), 4: (383.7, 269.8),
+        5: (320.3, 222.2), 6: (380.0, 185.8), 7: (444.6, 227.1),
+    },
+    66: {
+        0: (392.3, 277.9), 1: (321.4, 254.3), 4: (400.6, 220.4),
+        5: (321.4, 197.3), 6: (351.0, 153.6), 7: (425.6, 172.3),
+    },
+    85: {
+        0: (366.2, 261.4), 1: (305.1, 230.8), 4: (370.4, 204.2),
+        5: (304.5, 174.4), 6: (347.9, 138.4), 7: (411.3, 162.6),
+    },
+    105: {
+        0: (348.6, 238.6), 1: (298.0, 207.0), 4: (350.2, 181.0),
+        5: (294.8, 150.1), 6: (343.2, 121.2), 7: (399.5, 147.5),
+    },
+    130: {
+        0: (357.8, 205.1), 1: (295.4, 190.8), 4: (361.0, 150.1),
+        5: (293.3, 135.5), 6: (317.4, 101.5), 7: (381.0, 112.6),
+    },
+    160: {
+        0: (360.5, 199.3), 1: (294.5, 191.1), 4: (364.5, 143.5),
+        5: (293.0, 137.3), 6: (306.8, 100.8), 7: (372.0, 106.6),
+    },
+    185: {
+        0: (361.4, 186.4), 1: (297.0, 193.0), 4: (365.5, 130.9),
+        5: (295.1, 138.9), 6: (286.3, 102.3), 7: (350.0, 96.0),
+    },
+    210: {
+        0: (356.4, 177.3), 1: (298.3, 193.9), 4: (359.8, 122.0),
+        5: (296.8, 140.1), 7: (329.5, 91.0),
+    },
 }  # fmt: skip
 WINDOW, FLOOR = 6.0, 0.03  # of the features: pixels, deviation
 # Where the picture of each face goes, faces z-, z+, y-, y+, x-, x+ as voge.convert.box has them: outward, right, down.
@@ -39,7 +66,7 @@ FACES = (
 )  # fmt: skip
 MODEL_FRAMES = (45, 66, 210)  # gave the texture: never tested from scratch
 TEST_FRAMES = (0, 85, 105, 130, 160, 185)
-TRACKING = (Stage(128, keep=1, steps=1, rate=0.002),)
+TRACKING = (Stage(96, keep=1, steps=2, rate=0.004),)
 
 
 class Film:
@@ -48,7 +75,9 @@ class Film:
     def __init__(self, root: Path) -> None:
         folder = root / "usr/share/visp-images-data/ViSP-images/mbt"
         self.paths = sorted((folder / "cube").glob("image*.pgm"))
-        settings = {entry.tag: float(entry.text or 0) for entry in ElementTree.parse(folder / "cube.xml").iterfind("camera/*")}
+        settings = {
+            entry.tag: float(entry.text or 0) for entry in ElementTree.parse(folder / "cube.xml").iterfind("camera/*")
+        }
         self.K = np.array([[settings["px"], 0, settings["u0"]], [0, settings["py"], settings["v0"]], [0, 0, 1]])
         shipped = np.loadtxt(folder / "cube.0.pos", usecols=0)
         R = cv2.Rodrigues(shipped[3:])[0]
@@ -62,15 +91,13 @@ class Film:
         """(H, W) uint8."""
         return cv2.imread(str(self.paths[number]), cv2.IMREAD_GRAYSCALE)
 
-
-
     def features(self, number: int) -> np.ndarray:
         """(H, W, 2) float32, see fitting.channels."""
         return fitting.channels(self.frame(number) / 255, WINDOW, FLOOR)
 
 
 def textures(film: Film, samples: int = 96) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Six pictures of features (S, S, 2) and six of brightness (S, S, 1), float32, one a face as voge.convert.box wants them.
+    """Six pictures of features (S, S, 2) and six of brightness (S, S, 1), float32: the faces as voge.convert.box wants them.
 
     Each face is taken from that frame of MODEL_FRAMES which sees it most squarely; a face that none sees is plain. The
     hand never covers the box in these frames.
@@ -108,7 +135,7 @@ def track(film: Film, scene: voge.io.Scene, first: voge.Cameras, every: int) -> 
     numbers, poses, pose = list(range(0, len(film.paths), every)), [], first
     for number in numbers:
         pose = voge.fit.pose(
-            scene.gaussians, film.features(number), pose, scene.features, stages=TRACKING, polish=5, threshold=0.05
+            scene.gaussians, film.features(number), pose, scene.features, stages=TRACKING, polish=3, threshold=0.05
         ).cameras
         poses.append(pose)
     stacked = voge.Cameras(

@@ -15,9 +15,9 @@ from voge.fit.rigid import exp_so3
 from voge.fit.search import Stage
 
 STAGES = (
-    Stage(32, keep=16, steps=20, rate=0.06, width=1.0, tolerance=2.0),
-    Stage(64, keep=4, steps=20, rate=0.03, width=0.7, tolerance=1.4),
-    Stage(96, keep=1, steps=8, rate=0.01),
+    Stage(32, keep=24, steps=20, rate=0.06, width=1.0, tolerance=2.0),
+    Stage(64, keep=6, steps=20, rate=0.03, width=0.7, tolerance=1.4),
+    Stage(96, keep=2, steps=10, rate=0.01),
 )
 FINE = (Stage(160, keep=1, steps=4, rate=0.003),)  # with more Gaussians, from the pose found
 DENSE = (  # for a pattern that repeats: a small basin, so many starts and less blur
@@ -88,7 +88,7 @@ def wrong_start(R: np.ndarray, t: np.ndarray, seed: int, lateral: float, depth: 
 def fit(
     case: tuple[str, str, int], start: tuple[np.ndarray, np.ndarray], reference: truth.Truth, K: np.ndarray,
     coarse: tuple[voge.io.Scene, np.ndarray], fine: tuple[voge.io.Scene, np.ndarray], *,
-    starts: int = 64, stages: tuple[Stage, ...] = STAGES, lighting: str = "same",
+    starts: int = 96, stages: tuple[Stage, ...] = STAGES, lighting: str = "same",
 ) -> Case:  # fmt: skip
     """Fits a model to a picture from a wrong start, few Gaussians first, more at the end, and compares with the truth.
 

@@ -36,7 +36,7 @@ def lines(picture: np.ndarray, points: np.ndarray, edges: list, camera: voge.Cam
     pixels = truth.project(points, camera.R.numpy(), camera.t.numpy(), K)
     picture = picture.copy()
     for a, b in edges:
-        ends = [tuple(int(round(16 * v)) for v in pixels[i]) for i in (a, b)]
+        ends = [tuple(round(16 * float(v)) for v in pixels[i]) for i in (a, b)]
         cv2.line(picture, *ends, ink, 1, cv2.LINE_AA, 4)
     return picture
 
@@ -71,7 +71,9 @@ def save_errors(path: Path, rows: list[dict]) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 0.24 * len(rows) + 1.6), sharey=True)
     names = [f"{row['case']} #{row['seed']}" for row in rows]
-    for axis, unit, label in zip(axes, ("degrees", "percent"), ("rotation, degrees", "position, % of distance"), strict=True):
+    for axis, unit, label in zip(
+        axes, ("degrees", "percent"), ("rotation, degrees", "position, % of distance"), strict=True
+    ):
         axis.scatter([row[f"start_{unit}"] for row in rows], names, color="tab:red", label="start", s=14)
         axis.scatter([row[f"error_{unit}"] for row in rows], names, color="tab:green", label="after the fit", s=14)
         worth = [row[f"truth_{unit}"] for row in rows]
@@ -87,7 +89,9 @@ def save_errors(path: Path, rows: list[dict]) -> None:
     pyplot.close(figure)
 
 
-def save_track(path: Path, numbers: list[int], rows: dict[str, list[float]], clicked: dict[int, tuple[float, float]]) -> None:
+def save_track(
+    path: Path, numbers: list[int], rows: dict[str, list[float]], clicked: dict[int, tuple[float, float]]
+) -> None:
     """The film: distance and turn since frame 0, and at clicked frames the errors against solvePnP."""
     import matplotlib
 

@@ -24,6 +24,7 @@ from voge.fit.search import polish as levenberg
 from voge.fit.starts import Poses, Solid, free_numbers
 from voge.gaussians import Gaussians
 
+TOLERANCE = 0.35  # of the contrast, where none is given
 ROOM = 0.5  # share of the area of the starts that losses.explained_iou sees as still to be explained
 STAGES = (
     Stage(32, keep=32, steps=30, rate=0.05, width=1.0, tolerance=2.0),
@@ -162,7 +163,7 @@ def pose(
         raise ValueError(
             f"features: expected {level.image.shape[-1]} channels as the picture, got shape {tuple(features.shape)}"
         )
-    tolerance = 0.35 * _contrast(features, level) if tolerance is None else tolerance
+    tolerance = TOLERANCE * _contrast(features, level) if tolerance is None else tolerance
     whole = replace(outline, features=features, level=level, tolerance=tolerance, lighting=lighting)
     alpha = at_stage(whole, stages[0], candidates).silhouettes(candidates)
     opacity = float(alpha[alpha > 0.5].median()) if (alpha > 0.5).any() else 1.0

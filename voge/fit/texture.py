@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ class TextureResult:
     Attributes:
         features: (N, C); the mean of the visible ones where not visible.
         visible: (N,) bool, whether some view sees the Gaussian.
-        weight_sum: (N,), sum of its weights over all pixels: how well it is seen.
+        weight_sum: (N,), sum of its weights over the pixels that count: how well it is seen.
         curve: (refine,), the mean squared error before every step of the refinement.
     """
 
@@ -40,19 +40,20 @@ def texture(
     *,
     refine: int = 0,
     rate: float = 0.02,
-    least: float = 1e-3,
+    least: float = 0.25,
     **settings: Any,
 ) -> TextureResult:
     """What each Gaussian looks like: the mean of the pixels that meet it, by their weights (Fragments.sample).
 
     Args:
         gaussians: the object, N Gaussians, no batch.
-        images: (V, H, W, C), or (H, W, C) for one camera.
+        images: (V, H, W, C), or (H, W, C) for one camera: the object's colours as if it were opaque.
         cameras: a batch (V,), or one.
-        masks: (V, H, W) in [0, 1], or (H, W): how much each pixel counts; None: all do.
+        masks: (V, H, W) in [0, 1], or (H, W): how much each pixel counts, such as 0 where the background
+            shows through or something is in front; None: all do.
         refine: steps of Adam, with step size `rate`, that make the rendered colours those of the images, which
             sharpens them. Pixels count by what the object covers of them.
-        least: a Gaussian is visible when its weights sum to more.
+        least: a view counts for a Gaussian if it shows more than this share of it, of what it would show of it alone.
         settings: of voge.render, such as max_hits.
 
     Raises:
@@ -78,16 +79,15 @@ def texture(
     total, weight_sum = images.new_zeros(gaussians.num, images.shape[-1]), images.new_zeros(gaussians.num)
     with torch.no_grad():
         for camera, image, mask in zip(batch, images, masks, strict=True):
-            seen, weight = (
-                trace(gaussians, camera, **settings)
-                .sample(torch.cat([mask[..., None] * image, mask[..., None]], -1))[0]
-                .split([images.shape[-1], 1], -1)
-            )
-            total, weight_sum = total + seen, weight_sum + weight[:, 0]
-    visible = weight_sum > least
+            fragments = trace(gaussians, camera, **settings)
+            sums, weight = fragments.sample(torch.cat([mask[..., None] * image, mask[..., None]], -1))
+            alone = replace(fragments, weights=1 - torch.exp(-fragments.peaks)).visibility()
+            sums = torch.where((weight > least * alone)[:, None], sums, 0)
+            total, weight_sum = total + sums[:, :-1], weight_sum + sums[:, -1]
+    visible = weight_sum > 0
     if not visible.any():
         raise ValueError("cameras: expected a view of the object, got none: no pixel meets a Gaussian")
-    features = total / weight_sum.clamp(min=least)[:, None]
+    features = total / torch.where(visible, weight_sum, 1)[:, None]
     features = torch.where(visible[:, None], features, features[visible].mean(0))
 
     curve = []
