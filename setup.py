@@ -112,6 +112,7 @@ class BuildNative(build_ext):
             *compiler,
             "-shared",
             "-pthread",
+            "-ldl",
             *map(str, commands),
             *shlex.split(os.environ.get("LDFLAGS", "")),
             "-o",

@@ -66,10 +66,11 @@ def test_textures_of_a_rendered_box():
         cv2.resize(rng.random((6, 6)).astype(np.float32), (96, 96), interpolation=cv2.INTER_CUBIC)[..., None]
         for _ in range(6)
     ]
-    scene = film.model(faces, 20000)
+    scene = film.model(faces, 6000)
     R, t = pose()
     drawn = voge.render(scene.gaussians, fitting.camera(R, t, K, (480, 640)), scene.features)
-    frame = (255 * drawn.features[..., 0].clamp(0, 1)).byte().numpy()
+    grey = drawn.features[..., 0] / drawn.alpha.clamp(min=0.05)
+    frame = (255 * grey.clamp(0, 1)).byte().numpy()
     known = truth.Truth(R, t, 0, 0, 0)
     fake = SimpleNamespace(
         K=K, truth=dict.fromkeys(film.MODEL_FRAMES, known), frame=lambda number: frame,

@@ -29,7 +29,9 @@ def test_exp_so3_is_the_matrix_exponential_and_differentiable_at_zero():
 def test_rotation_angle(angle):
     axis = torch.tensor([0.6, -0.8, 0.0], **DOUBLE)
     A = rigid.even_rotations(3, seed=1)
-    assert torch.allclose(rigid.rotation_angle(A @ rigid.exp_so3(angle * axis), A), torch.tensor(angle, **DOUBLE), atol=1e-7)
+    assert torch.allclose(
+        rigid.rotation_angle(A @ rigid.exp_so3(angle * axis), A), torch.tensor(angle, **DOUBLE), atol=1e-7
+    )
 
 
 def test_even_rotations_cover_the_group():
@@ -81,7 +83,11 @@ def soft_disc(size=40, radius=9.0):
 
 
 def test_backdrop_finds_the_ground_through_soft_edges():
-    alpha, colour, ground = soft_disc(), torch.tensor([0.9, 0.2, 0.1], **DOUBLE), torch.tensor([0.2, 0.3, 0.6], **DOUBLE)
+    alpha, colour, ground = (
+        soft_disc(),
+        torch.tensor([0.9, 0.2, 0.1], **DOUBLE),
+        torch.tensor([0.2, 0.3, 0.6], **DOUBLE),
+    )
     image = alpha[..., None] * colour + (1 - alpha[..., None]) * ground
     found = appearance.backdrop(colour.expand_as(image), alpha, image)
     torch.testing.assert_close(found, ground.expand_as(image))

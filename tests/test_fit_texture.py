@@ -44,7 +44,7 @@ def test_refinement_sharpens() -> None:
     images = drawn.features / drawn.alpha.clamp(min=1e-6)[..., None]
     plain, refined = (texture(ball, images, cameras, refine=n).features for n in (0, 40))
     error = [(voge.render(ball, cameras, f).features - drawn.features).square().mean() for f in (plain, refined)]
-    assert error[1] < 0.25 * error[0]
+    assert error[1] < 0.1 * error[0]
 
 
 def test_the_back_is_unseen() -> None:
@@ -52,8 +52,8 @@ def test_the_back_is_unseen() -> None:
     front = cameras[2]
     result = texture(ball, voge.render(ball, front, colors).features, front, max_hits=20)
     facing = (ball.means * front.centers()).sum(-1)
-    assert result.visible[facing > 2].all() and not result.visible.all()
-    assert result.weight_sum[facing < -2].max() < 0.1 * result.weight_sum[facing > 2].min()
+    assert result.visible[facing > 1.5].all() and not result.visible[facing < -1].any()
+    assert not result.weight_sum[~result.visible].any()
     assert result.features.isfinite().all()
 
 

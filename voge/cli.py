@@ -26,6 +26,7 @@ from voge.convert.surfaces import GREY
 
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "transparent": None}
 GAUSSIAN_FILES, MESH_FILES = (".npz", ".safetensors", ".ply"), (".obj", ".off", ".stl", ".glb")
+STARTS = 64  # rotations tried around --start
 EXPECTED = (ValueError, TypeError, ImportError, OSError)  # what a user can cause; anything else is a defect of ours
 
 
@@ -123,7 +124,6 @@ def render(args: argparse.Namespace) -> None:
 
 def fit_pose(args: argparse.Namespace) -> None:
     loaded = io.load(args.mesh)
-    gaussians, features = colored(loaded, args.num)
     plain = not has_colors(loaded)
     photo = pictures.read(args.image)
     mask = pictures.read(args.mask)[..., 0] if args.mask else photo[..., 3] if photo.shape[-1] == 4 else None
@@ -132,18 +132,26 @@ def fit_pose(args: argparse.Namespace) -> None:
     if plain and mask is None:
         raise ValueError(f"mask: {args.mesh} has no colours, so its outline is needed: pass --mask")
     camera = intrinsics(args.intrinsics, (photo.shape[0], photo.shape[1]))
+    out = _writable(args.out or Path(f"{args.image.stem}-pose"))
+    gaussians, features = colored(loaded, args.num)
     start = _start(args.start, camera, gaussians)
     if mask is None and start is None:
         print("no --mask and no --start: the object is sought everywhere and at every distance, which often fails")
-    out = _writable(args.out or Path(f"{args.image.stem}-pose"))
 
+    around: dict[str, Any] = {} if start is None else {"starts": STARTS, "spread": math.radians(args.spread)}
     begin = time.perf_counter()
     with _progress() as progress:
         result = voge.fit.pose(
-            gaussians, None if plain else photo[..., :3], camera if start is None else start, None if plain else features,
-            mask=mask, starts=None if start is None else 64, spread=math.radians(args.spread), lighting=args.lighting,
-            seed=args.seed, progress=lambda name, step, steps, loss: progress(name, step, steps, loss),
-        )  # fmt: skip
+            gaussians,
+            None if plain else photo[..., :3],
+            camera if start is None else start,
+            None if plain else features,
+            mask=mask,
+            lighting=args.lighting,
+            seed=args.seed,
+            progress=progress,
+            **around,
+        )
     seconds = time.perf_counter() - begin
 
     with io.atomic_path(out / "pose.json") as path:
@@ -232,7 +240,8 @@ def colored(content: Any, num: int) -> tuple[voge.Gaussians, Tensor]:
         features = torch.full_like(gaussians.means, GREY)
     if features.shape[-1] not in (1, 3):
         raise ValueError(f"file: expected colours (N, 1) or (N, 3), got features {tuple(features.shape)}")
-    return gaussians, features.expand(-1, 3)
+    dtype = torch.get_default_dtype()
+    return gaussians.to(dtype), features.to(dtype).expand(-1, 3)
 
 
 def has_colors(content: io.Mesh | io.PointCloud | io.Scene) -> bool:

@@ -1,5 +1,6 @@
 #include "cpu/pool.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 
 #include <atomic>
@@ -17,6 +18,7 @@ struct Loop {
   void (*task)(void*, int, int64_t) = nullptr;
   void* context = nullptr;
   std::atomic<int64_t> next{0};
+  std::atomic<int> workers{0};
   std::exception_ptr error;
   std::mutex error_mutex;
 
@@ -91,13 +93,25 @@ class Pool {
   std::vector<std::thread> workers_;
 };
 
+// The OpenMP threads that torch brings into the process. They stay awake for milliseconds after each of its operations,
+// and threads of our own would have to share the processors with them; so they do our work too, where they are.
+using Parallel = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
+Parallel openmp() {
+  static const auto found = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  return found;
+}
+bool forked = false;  // a child inherits none of the OpenMP threads, and would wait for them for ever
+
 // Never destroyed: its threads wait in it until the process ends. A forked child has none of them and starts anew.
 Pool* pool = nullptr;
 
 Pool& current_pool() {
   static const bool once = [] {
     pool = new Pool;
-    pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+    pthread_atfork(nullptr, nullptr, [] {
+      pool = new Pool;
+      forked = true;
+    });
     return true;
   }();
   (void)once;
@@ -116,6 +130,12 @@ void parallel_for(int64_t count, int threads, void (*task)(void*, int, int64_t),
     loop.run(0);
   } else {
     Pool& p = current_pool();
+    if (openmp() && !forked) {
+      openmp()([](void* l) { static_cast<Loop*>(l)->run(static_cast<Loop*>(l)->workers.fetch_add(1)); }, &loop,
+               static_cast<unsigned>(threads), 0);
+      if (loop.error) std::rethrow_exception(loop.error);
+      return;
+    }
     std::unique_lock<std::mutex> alone(p.caller, std::try_to_lock);
     if (alone.owns_lock())
       p.run(loop, threads);

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import voge
 from examples.demo import boards, fetch, film, fitting, occluder, pictures, truth
 from voge.io import atomic_path
 
 INTRODUCTION = """\
 voge demo: from a mesh to Gaussians to a pose in a real photograph. About three minutes on two cores.
-  1. A film of a textured box on a table (real, ViSP). Fits begin 30 to 60 degrees wrong; then the box is followed.
+  1. A film of a textured box on a sheet of paper that a hand turns (real, ViSP; the hand stays beside the box).
+     Fits begin 30 to 60 degrees wrong; then the box is followed through the film.
   2. A chessboard in somebody's hands (real, OpenCV), again from 30 to 60 degrees off.
   3. A coloured mesh behind a wall (rendered), where the true pose is known exactly.
 The true poses of 1 and 2 are not ours: OpenCV's solvePnP on corners clicked by hand (1) or detected (2), and the poses
@@ -37,8 +39,10 @@ def main() -> int:
     options = parser.parse_args()
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"--out: cannot make the folder {options.out} ({error.strerror})")
+        with atomic_path(options.out / "demo.json") as probe:
+            probe.write_text("{}")
+    except (OSError, ValueError) as error:
+        parser.error(f"--out: cannot write to the folder {options.out} ({error})")
     print(INTRODUCTION.format(cache=fetch.cache(), out=options.out.resolve()), flush=True)
 
     begin, cases, report = time.perf_counter(), [], {}
@@ -62,9 +66,7 @@ def main() -> int:
             json.dumps({"cases": rows, "parts": report, "seconds": round(seconds, 1)}, indent=1) + "\n"
         )
     good = sum(max(case.final) < GOOD for case in cases)
-    print(
-        f"{good} of {len(cases)} fits ended within {GOOD:g} degrees and {GOOD:g} % of the distance. {seconds:.0f} s in all."
-    )
+    print(f"{good} of {len(cases)} fits ended within {GOOD:g} degrees and {GOOD:g} % of the distance; {seconds:.0f} s.")
     print(f"Everything is in {options.out.resolve()}:")
     for path in sorted(options.out.iterdir()):
         print(f"    {path.name}")
@@ -81,17 +83,15 @@ def film_part(out: Path, seeds: int) -> tuple[list[fitting.Case], dict]:
     movie = film.Film(root)
     size = movie.frame(0).shape
     features, greys = film.textures(movie)
-    print(
-        f"    Texture from frames {film.MODEL_FRAMES} (poses by solvePnP); fits are tested on others: {film.TEST_FRAMES}."
-    )
+    print(f"    Texture from frames {film.MODEL_FRAMES} (poses by solvePnP); fits from scratch on {film.TEST_FRAMES}.")
     shipped = truth.errors(*movie.shipped, movie.truth[0].R, movie.truth[0].t)
     pixels = np.mean([known.pixels for known in movie.truth.values()])
     print(f"    Truth: clicked corners reproject at {pixels:.2f} px; in frame 0 the pose that ships with it differs "
           f"from theirs by {shipped[0]:.2f} degrees, {shipped[1]:.2f} %.")  # fmt: skip
-    coarse, fine, shown = film.model(features, 1000), film.model(features, 4000), film.model(greys, 9000)
+    coarse, fine, shown = film.model(features, 1000), film.model(features, 4000), film.model(greys, 6000)
     known = movie.truth[0]
     steps = [pictures.caption(pictures.drawn(film.model(greys, num), fitting.camera(known.R, known.t, movie.K, size),
-             np.full(size, 0.5))[170:370, 280:480], f"{num} Gaussians") for num in (150, 1000, 9000)]  # fmt: skip
+             np.full(size, 0.5))[170:370, 280:480], f"{num} Gaussians") for num in (150, 1000, 6000)]  # fmt: skip
     pictures.save(out / "box-gaussians.png", pictures.beside(steps))
 
     head()
@@ -144,10 +144,8 @@ def boards_part(out: Path, seeds: int) -> tuple[list[fitting.Case], dict]:
     photos = boards.Boards(root)
     opinions = [photos.second_opinion(i) for i in range(len(photos.names))]
     print("    Truth: detected corners; the poses that ship with the photographs differ from theirs by "
-          f"{np.median([o[0] for o in opinions]):.2f} degrees, {np.median([o[1] for o in opinions]):.2f} % (medians).")  # fmt: skip
-    print(
-        f"    The model is the board's squares; how its rim is cut was measured on photograph {boards.MODEL_PHOTO} alone."
-    )
+          "{:.2f} degrees, {:.2f} % (medians).".format(*np.median(opinions, 0)))  # fmt: skip
+    print(f"    The model is the board's squares; how its rim is cut was measured on photograph {boards.MODEL_PHOTO}.")
     image = boards.picture()
     coarse = boards.model(boards.features(image, boards.FINE), 1000)
     grey = boards.model(image[..., None], 4000)
@@ -163,10 +161,8 @@ def boards_part(out: Path, seeds: int) -> tuple[list[fitting.Case], dict]:
                 (grey, photo[..., None].astype(np.float32)), starts=600, stages=fitting.DENSE, lighting="affine",
             )  # fmt: skip
             cases.append(line(case))
-        everything = slice(None), slice(None)
-        rows.append(
-            triptych(pictures.colour(photo), cases[-1], grey, boards.corner_points(), BOARD_EDGES, everything)[::2, ::2]
-        )
+        half = slice(None, None, 2), slice(None, None, 2)
+        rows.append(triptych(pictures.colour(photo), cases[-1], grey, boards.corner_points(), BOARD_EDGES, half))
     pictures.save(out / "boards-fits.png", np.concatenate(rows))
     return cases, {
         "data": describe(package),
@@ -183,13 +179,9 @@ def occluder_part(out: Path, seeds: int) -> tuple[list[fitting.Case], dict]:
     cases = []
     for seed in range(seeds):
         start = fitting.wrong_start(known.R, known.t, seed + 1, lateral=0.3, depth=0.1)
-        cases.append(
-            line(
-                fitting.fit(
-                    ("occluder", "house", seed), start, known, occluder.intrinsics(), (coarse, photo), (fine, photo)
-                )
-            )
-        )
+        name = ("occluder", "house", seed)
+        case = fitting.fit(name, start, known, occluder.intrinsics(), (coarse, photo), (fine, photo))
+        cases.append(line(case))
     pictures.save_film(out / "occluder-fit.gif", morph(pictures.colour(photo), cases[0], fine), 80)
     hidden = cases[0].result.occluded.numpy()
     marked = pictures.colour(photo).copy()
@@ -226,8 +218,15 @@ def line(case: fitting.Case) -> fitting.Case:
     return case
 
 
-def triptych(photo: np.ndarray, case: fitting.Case, shown, points, edges, part) -> np.ndarray:
-    """The start, the fit rendered over the photograph, and the outlines of the fit (green) and of the truth (red)."""
+def triptych(
+    photo: np.ndarray, case: fitting.Case, shown: voge.io.Scene, points: np.ndarray, edges: list[tuple[int, int]],
+    part: tuple[slice, slice],
+) -> np.ndarray:  # fmt: skip
+    """The start, the fit rendered over the photograph, and the outlines of the fit (green) and of the truth (red).
+
+    Args:
+        shown: what is rendered. points, edges: the outline. part: of the photograph that is shown.
+    """
     K = case.result.cameras.K.numpy() - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
     known = fitting.camera(case.reference.R, case.reference.t, K, photo.shape[:2])
     start = pictures.drawn(shown, case.start_camera, photo)
@@ -244,14 +243,13 @@ def triptych(photo: np.ndarray, case: fitting.Case, shown, points, edges, part) 
     )
 
 
-def morph(photo: np.ndarray, case: fitting.Case, shown) -> list[np.ndarray]:
+def morph(photo: np.ndarray, case: fitting.Case, shown: voge.io.Scene) -> list[np.ndarray]:
     """The fit as a film: the wrong start, then the best pose after every step, then the result held still."""
     path = case.search.path
-    cameras = [case.start_camera] * 8 + [path[i] for i in range(len(path))] + [case.result.cameras] * 12
-    return [
-        pictures.caption(pictures.drawn(shown, one, photo), f"{case.name}: step {max(i - 7, 0)}")
-        for i, one in enumerate(cameras)
-    ]
+    steps = [(path[i], f"step {i + 1}") for i in range(0, len(path), 2)]
+    views = [(case.start_camera, "the start"), *steps, (case.result.cameras, "the end")]
+    frames = [pictures.caption(pictures.drawn(shown, view, photo), f"{case.name}: {label}") for view, label in views]
+    return frames[:1] * 8 + frames[1:-1] + frames[-1:] * 12
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 import voge
 from examples.demo import fitting, truth
 from voge import convert
-from voge.fit.search import Stage
+from voge.fit import Stage
 
 SIDE = 84.0  # of the box, mm (cube.cao)
 CENTRE = np.array([-42.0, 42.0, 42.0])  # of the box in the coordinates of cube.cao, mm
@@ -97,7 +97,7 @@ class Film:
 
 
 def textures(film: Film, samples: int = 96) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Six pictures of features (S, S, 2) and six of brightness (S, S, 1), float32: the faces as voge.convert.box wants them.
+    """Six pictures of features (S, S, 2) and six of brightness (S, S, 1), float32: the faces of voge.convert.box.
 
     Each face is taken from that frame of MODEL_FRAMES which sees it most squarely; a face that none sees is plain. The
     hand never covers the box in these frames.

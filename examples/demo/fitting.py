@@ -11,8 +11,8 @@ import torch
 
 import voge
 from examples.demo import truth
+from voge.fit import Stage
 from voge.fit.rigid import exp_so3
-from voge.fit.search import Stage
 
 STAGES = (
     Stage(32, keep=24, steps=20, rate=0.06, width=1.0, tolerance=2.0),
@@ -46,11 +46,13 @@ class Case:
 
     def numbers(self) -> dict[str, object]:
         """For demo.json."""
-        names = ("degrees", "percent")
         rows = {"start": self.start, "error": self.final, "predicted": self.predicted}
+        pairs = [
+            (row, unit, values[i]) for row, values in rows.items() for i, unit in enumerate(("degrees", "percent"))
+        ]
         return {
             "part": self.part, "case": self.name, "seed": self.seed, "seconds": round(self.seconds, 2),
-            **{f"{row}_{name}": round(v, 4) for row, values in rows.items() for name, v in zip(names, values, strict=True)},
+            **{f"{row}_{unit}": round(value, 4) for row, unit, value in pairs},
             "truth_pixels": round(self.reference.pixels, 3), "truth_degrees": round(self.reference.degrees, 3),
             "truth_percent": round(self.reference.percent, 3),
         }  # fmt: skip
@@ -60,7 +62,7 @@ def channels(grey: np.ndarray, sigma: float, floor: float) -> np.ndarray:
     """Features (H, W, 2) float32 of a picture (H, W) in [0, 1] that exposure and shading hardly change.
 
     The first is the brightness minus its local mean over its local deviation, halved; the second says how much local
-    contrast there is, 0 to 1: a bare table has none. Local means within `sigma` pixels; `floor` is a deviation that counts
+    contrast there is, 0 to 1: a bare table has none. Local means within `sigma` pixels; a deviation of `floor` counts
     as half the contrast.
     """
     grey = grey.astype(np.float32)
@@ -77,7 +79,7 @@ def camera(R: np.ndarray, t: np.ndarray, K: np.ndarray, size: tuple[int, int]) -
 
 
 def wrong_start(R: np.ndarray, t: np.ndarray, seed: int, lateral: float, depth: float) -> tuple[np.ndarray, np.ndarray]:
-    """The pose turned by 30 to 60 degrees about a random axis, and moved: at most `lateral` sideways, `depth` (a share) away."""
+    """The pose turned by 30 to 60 degrees about a random axis and moved, `lateral` sideways, a share `depth` away."""
     rng = np.random.default_rng(seed)
     axis = rng.normal(size=3)
     turn = exp_so3(torch.tensor(axis / np.linalg.norm(axis) * np.radians(rng.uniform(30, 60)))).numpy()

@@ -60,7 +60,7 @@ def intrinsics() -> np.ndarray:
 def reference() -> truth.Truth:
     """The pose that the picture is rendered with."""
     view = voge.Cameras.look_at(
-        eye=torch.tensor([2.5, -2.6, -4.6]), target=torch.zeros(3), up=torch.tensor([0.0, -1.0, 0.0]),
+        eye=torch.tensor([3.0, -3.1, -5.5]), target=torch.zeros(3), up=torch.tensor([0.0, -1.0, 0.0]),
         focal=FOCAL, image_size=SIZE,
     )  # fmt: skip
     return truth.Truth(view.R.double().numpy(), view.t.double().numpy(), 0.0, 0.0, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import cv2
@@ -58,8 +59,13 @@ def save(path: Path, picture: np.ndarray) -> None:
 
 
 def save_film(path: Path, frames: list[np.ndarray], milliseconds: int) -> None:
+    """A GIF, and an MP4 beside it where imageio-ffmpeg is installed."""
     with atomic_path(path) as temporary:
         imageio.imwrite(temporary, np.stack(frames), duration=milliseconds, loop=0)
+    if importlib.util.find_spec("imageio_ffmpeg"):
+        even = np.stack(frames)[:, : frames[0].shape[0] // 2 * 2, : frames[0].shape[1] // 2 * 2]
+        with atomic_path(path.with_suffix(".mp4")) as temporary:
+            imageio.imwrite(temporary, even, plugin="FFMPEG", fps=1000 / milliseconds, macro_block_size=2)
 
 
 def save_errors(path: Path, rows: list[dict]) -> None:

@@ -30,7 +30,8 @@ def write(cases: list[fitting.Case], seeds: int, folder: Path = results.RESULTS)
                 for row in chosen
             ]
             paths.append(results.write({
-                "name": f"demo-{part}-{short}", "metric": metric, "higher_is_better": False, "seeds": list(range(seeds)),
+                "name": f"demo-{part}-{short}", "metric": metric, "higher_is_better": False,
+                "seeds": list(range(seeds)),
                 "runs": {"ours": mean("final"), "start": mean("start"), "uncertainty of the truth": uncertainty},
                 "baselines": [], "protocol": "examples/demo/protocol.yaml",
                 "seconds": {"ours": [sum(case.seconds for case in row) / len(row) for row in chosen]},

@@ -14,8 +14,8 @@ class Truth(NamedTuple):
     Attributes:
         R: (3, 3), t: (3,): object to camera, millimetres.
         pixels: root mean square of the corners' reprojection errors.
-        degrees, percent: root mean square change of rotation and of position (percent of the distance), when corners are
-            moved at random by the error they are believed to have: what the truth itself is worth.
+        degrees, percent: root mean square change of rotation and of position (percent of the distance) when the corners
+            move at random by the error they are believed to have: what the truth itself is worth.
     """
 
     R: np.ndarray
@@ -26,7 +26,7 @@ class Truth(NamedTuple):
 
 
 def solve(points: np.ndarray, corners: np.ndarray, K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """R (3, 3) and t (3,) from points (N, 3) and their pixels (N, 2), pixel centres as in K: SQPnP, then least squares."""
+    """R (3, 3) and t (3,) from points (N, 3) and their pixels (N, 2), pixel centres as in K: SQPnP, refined."""
     points, corners = np.ascontiguousarray(points, float), np.ascontiguousarray(corners, float)
     found, r, t = cv2.solvePnP(points, corners, K, None, flags=cv2.SOLVEPNP_SQPNP)
     if not found:

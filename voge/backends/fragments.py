@@ -4,7 +4,7 @@ Slots of hits are dense, (B, rays, K) with no `offsets` (an empty tensor), or ra
 Annotations stay objects: the schemas are read from them.
 """
 
-# ruff: noqa: UP006, UP035 (torch 2.4 reads no builtin tuple from a signature)
+
 
 from typing import Tuple
 

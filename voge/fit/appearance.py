@@ -27,8 +27,9 @@ def lit(colour: Tensor, alpha: Tensor, image: Tensor, lighting: str, tolerance: 
 
 
 def backdrop(colour: Tensor, alpha: Tensor, image: Tensor) -> Tensor:
-    """The ground behind the object (..., H, W, C): where the picture is alpha colour + (1 - alpha) ground, the nearest
-    such ground by least squares in a window, or further off where the object covers the window; clear pixels count most.
+    """The ground behind the object (..., H, W, C), from the picture as alpha colour + (1 - alpha) ground.
+
+    By least squares in a window, in which clear pixels count most; in a larger one where the object covers it.
     """
     clear = (1 - alpha.clamp(0, 1))[..., None]
     share, weight = clear**3 * (image - alpha[..., None] * colour), clear**4

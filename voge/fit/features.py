@@ -24,9 +24,7 @@ def backbone(name: str, pretrained: bool = True, level: int = 1) -> nn.Module:
     Raises:
         ImportError: timm is missing: pip install 'voge[fit]'.
     """
-    network = library("timm", "fit").create_model(
-        name, pretrained=pretrained, features_only=True, out_indices=(level,)
-    )
+    network = library("timm", "fit").create_model(name, pretrained=pretrained, features_only=True, out_indices=(level,))
     config = network.pretrained_cfg if isinstance(network.pretrained_cfg, dict) else vars(network.pretrained_cfg)
     return _Backbone(network, config["mean"], config["std"]).eval()
 

@@ -31,10 +31,10 @@ def silhouette_iou(alpha: Tensor, mask: Tensor) -> Tensor:
 
 
 def explained_iou(alpha: Tensor, error: Tensor, mask: Tensor | None, room: float) -> Tensor:
-    """1 - intersection / union, where a covered pixel of the intersection counts by how well it is explained, 1 - error.
+    """1 - intersection / union, where a pixel of the intersection counts by how well it is explained, 1 - error.
 
-    Without a mask the union is the covered area and `room` more pixels: an object that shrinks explains less of them, one
-    that grows over pixels it does not explain pays for them.
+    Without a mask the union is the covered area and `room` more pixels: an object that shrinks explains less of them,
+    one that grows over pixels it does not explain pays for them.
     """
     if mask is None:
         return 1 - (alpha * (1 - error)).sum((-2, -1)) / (alpha.sum((-2, -1)) + room)

@@ -54,9 +54,10 @@ class Objective:
         return lit(colour, alpha, self.level.image, self.lighting, self.tolerance), alpha
 
     def error(self, colour: Tensor) -> Tensor:
-        """(B, H, W), 0 to `clutter`, of every pixel as the object. Above that it has no gradient: something else is there.
+        """(B, H, W), 0 to `clutter`, of every pixel as the object.
 
-        This is the max(score, clutter) of NeMo (Wang et al., ICLR 2021).
+        Above `clutter` there is no gradient: something else is there. It is NeMo's max(score, clutter) (Wang et al., ICLR
+        2021).
         """
         squares = (colour - self.level.image).square().mean(-1)
         return geman_mcclure(squares, self.tolerance).clamp(max=self.clutter)
@@ -82,6 +83,11 @@ class Objective:
         """(B, H, W, C), what the picture shows beside the object."""
         return torch.cat([backdrop(*self.draw(part), self.level.image) for part in self._parts(poses)])
 
+    def composed(self, poses: Poses, ground: Tensor) -> tuple[Tensor, Tensor]:
+        """The object over the ground minus the picture (B, H, W, C), and the coverage (B, H, W)."""
+        colour, alpha = self.draw(poses)
+        return alpha[..., None] * colour + (1 - alpha[..., None]) * ground - self.level.image, alpha
+
     @torch.no_grad()
     def terms(self, poses: Poses, ground: Tensor) -> Terms:
         """For the finish: the object over the ground (B or 1, H, W, C) against the picture, and alpha against the mask.
@@ -91,10 +97,9 @@ class Objective:
         size = self.level.inside.numel()
         parts, first = [], 0
         for part in self._parts(poses):
-            colour, alpha = self.draw(part)
-            behind = ground if len(ground) == 1 else ground[first : first + len(alpha)]
-            first += len(alpha)
-            residuals = alpha[..., None] * colour + (1 - alpha[..., None]) * behind - self.level.image
+            count = len(part.zoom)
+            residuals, alpha = self.composed(part, ground if len(ground) == 1 else ground[first : first + count])
+            first += count
             squares = residuals.square().mean(-1)
             error = geman_mcclure(squares, self.tolerance)
             loss = error.clamp(max=self.clutter).mean((-2, -1))
@@ -107,6 +112,13 @@ class Objective:
                 curvature = torch.cat([curvature, geman_mcclure_curvature(edge.square(), OUTLINE) / size], -1)
             parts.append(Terms(loss, residuals.flatten(1), curvature.flatten(1)))
         return Terms(*map(torch.cat, zip(*parts, strict=True)))
+
+    @torch.no_grad()
+    def occluded(self, poses: Poses) -> Tensor:
+        """(B, H, W) bool, covered pixels that something else explains better."""
+        residuals, alpha = self.composed(poses, self.ground(poses))
+        error = geman_mcclure(residuals.square().mean(-1), self.tolerance)
+        return (error >= self.clutter) & (alpha > 0.5)
 
     def _parts(self, poses: Poses) -> list[Poses]:
         size = self.level.image.shape[:2].numel() * (self.features.shape[-1] + 1)

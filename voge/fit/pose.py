@@ -24,12 +24,12 @@ from voge.fit.search import polish as levenberg
 from voge.fit.starts import Poses, Solid, free_numbers
 from voge.gaussians import Gaussians
 
-TOLERANCE = 0.35  # of the contrast, where none is given
+TOLERANCE = 0.25  # of the contrast, where none is given
 ROOM = 0.5  # share of the area of the starts that losses.explained_iou sees as still to be explained
 STAGES = (
-    Stage(32, keep=32, steps=30, rate=0.05, width=1.0, tolerance=2.0),
-    Stage(64, keep=8, steps=30, rate=0.03, width=0.7, tolerance=1.4),
-    Stage(128, keep=2, steps=20, rate=0.01),
+    Stage(48, keep=24, steps=30, rate=0.05, width=1.0, tolerance=1.3),
+    Stage(64, keep=6, steps=20, rate=0.03, width=0.7),
+    Stage(128, keep=2, steps=10, rate=0.01),
 )
 
 
@@ -102,7 +102,7 @@ def pose(
     lighting: str = "same",
     encoder: nn.Module | str | None = None,
     tolerance: float | None = None,
-    clutter: float = 0.8,
+    clutter: float = 0.7,
     stages: Sequence[Stage] = STAGES,
     polish: int = 12,
     seed: int = 0,
@@ -197,7 +197,9 @@ def pose(
         best = best._replace(R=orthonormal(best.R))
     path = Poses(*map(torch.cat, zip(*track.path, strict=True))) if track.path else best
     occluded = torch.zeros(cameras.image_size, dtype=torch.bool, device=solid.centre.device)
-    occluded[box[1] : box[3], box[0] : box[2]] = _occluded(objective, best, (box[3] - box[1], box[2] - box[0]))
+    hidden = objective.occluded(best)[None].to(solid.centre)
+    hidden = interpolate(hidden, (box[3] - box[1], box[2] - box[0]), mode="nearest")[0, 0]
+    occluded[box[1] : box[3], box[0] : box[2]] = hidden > 0.5
     return PoseResult(
         cameras=best.cameras(camera, solid)[0],
         covariance=covariance(objective, best, moving),
@@ -307,11 +309,3 @@ def _with_opacity(objective: Objective, poses: Poses) -> Objective:
     first = poses.take(torch.tensor([0]))
     both = objective, replace(objective, opacity=1.0)
     return min(both, key=lambda choice: float(choice.terms(first, choice.ground(first)).loss))
-
-
-@torch.no_grad()
-def _occluded(objective: Objective, pose: Poses, size: tuple[int, int]) -> Tensor:
-    """(H, W) bool in the size of the window."""
-    colour, alpha = objective.draw(pose)
-    hidden = (objective.error(colour) >= objective.clutter) & (alpha > 0.5)
-    return interpolate(hidden[None].to(alpha), size, mode="nearest")[0, 0] > 0.5

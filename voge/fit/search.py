@@ -142,9 +142,7 @@ def adam(objective: Objective, poses: Poses, stage: Stage, free: Tensor, track: 
     return poses.moved(best * moving, objective.solid)
 
 
-def polish(
-    objective: Objective, poses: Poses, free: Tensor, iterations: int, track: Track
-) -> tuple[Poses, Tensor]:
+def polish(objective: Objective, poses: Poses, free: Tensor, iterations: int, track: Track) -> tuple[Poses, Tensor]:
     """Levenberg-Marquardt from each pose; and whether it has converged (B,)."""
     zeros = poses.R.new_zeros(len(poses.zoom), len(NUMBERS))
 

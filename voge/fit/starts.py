@@ -87,8 +87,10 @@ class Poses(NamedTuple):
 def ahead(
     rotations: Tensor, camera: Cameras, solid: Solid, fill: float = 0.7, place: tuple[float, float] = (0.5, 0.5)
 ) -> Poses:
-    """The object at `rotations` (S, 3, 3), its ball filling `fill` of the shorter side of the picture, at `place` in it:
-    (0, 0) is the upper left corner, (1, 1) the lower right one."""
+    """The object at `rotations` (S, 3, 3), its ball filling `fill` of the picture's shorter side.
+
+    It is at `place` in the picture: (0, 0) is the upper left corner, (1, 1) the lower right one.
+    """
     height, width = camera.image_size
     focal = float(camera.K.diagonal()[:2].mean())
     distance = solid.radius * math.hypot(1, 2 * focal / (fill * min(height, width)))
