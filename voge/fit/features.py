@@ -30,6 +30,9 @@ def backbone(name: str, pretrained: bool = True, level: int = 1) -> nn.Module:
 
 
 class _Backbone(nn.Module):
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.network = network

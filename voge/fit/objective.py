@@ -56,8 +56,8 @@ class Objective:
     def error(self, colour: Tensor) -> Tensor:
         """(B, H, W), 0 to `clutter`, of every pixel as the object.
 
-        Above `clutter` there is no gradient: something else is there. It is NeMo's max(score, clutter) (Wang et al., ICLR
-        2021).
+        Above `clutter` there is no gradient: something else is there. It is NeMo's max(score, clutter)
+        (Wang et al., ICLR 2021).
         """
         squares = (colour - self.level.image).square().mean(-1)
         return geman_mcclure(squares, self.tolerance).clamp(max=self.clutter)
