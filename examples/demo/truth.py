@@ -53,6 +53,8 @@ def from_corners(points: np.ndarray, corners: np.ndarray, K: np.ndarray, sigma: 
 
 def errors(R: np.ndarray, t: np.ndarray, R_true: np.ndarray, t_true: np.ndarray) -> tuple[float, float]:
     """Angle between two rotations in degrees, and distance of two positions in percent of the second's distance."""
-    chord = np.linalg.norm(np.asarray(R, float) - R_true) / np.sqrt(8)
+    chord = np.linalg.norm(np.asarray(R, float) - np.asarray(R_true, float)) / np.sqrt(8)
     angle = np.degrees(2 * np.arcsin(min(chord, 1.0)))
-    return float(angle), float(100 * np.linalg.norm(np.asarray(t, float) - t_true) / np.linalg.norm(t_true))
+    return float(angle), float(
+        100 * np.linalg.norm(np.asarray(t, float) - np.asarray(t_true, float)) / np.linalg.norm(t_true)
+    )

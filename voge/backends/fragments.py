@@ -4,8 +4,6 @@ Slots of hits are dense, (B, rays, K) with no `offsets` (an empty tensor), or ra
 Annotations stay objects: the schemas are read from them.
 """
 
-
-
 from typing import Tuple
 
 import torch

@@ -182,10 +182,12 @@ def pose(
             track.enter(f"{stage.size} pixels", stage.steps)
             poses = adam(objective, poses, stage, moving, track)
         settled = torch.zeros(len(poses.zoom), dtype=torch.bool)
-        if polish:
-            objective = _with_opacity(at_stage(whole, stages[-1]._replace(width=0.0, tolerance=1.0), poses), poses)
-            track.enter("polish", polish)
-            poses, settled = levenberg(objective, poses, moving, polish, track)
+        track.enter("polish", polish)
+        for iterations in (polish // 2, polish - polish // 2):  # the second time with the noise left by the first
+            if iterations:
+                finest = at_stage(whole, stages[-1]._replace(width=0.0, tolerance=1.0), poses)
+                objective = _calibrated(finest, poses)
+                poses, settled = levenberg(objective, poses, moving, iterations, track)
     except KeyboardInterrupt:
         poses, interrupted = track.path[-1] if track.path else candidates.take(torch.tensor([0])), True
 
@@ -304,8 +306,17 @@ def _contrast(features: Tensor, level: Level) -> float:
     return max(float(squares.mean().sqrt()), 1e-3)
 
 
-def _with_opacity(objective: Objective, poses: Poses) -> Objective:
-    """The object opaque, or as translucent as it is rendered: what explains the picture better at the first pose."""
+def _calibrated(objective: Objective, poses: Poses) -> Objective:
+    """Opacity and tolerance as the picture has them at the first pose.
+
+    The object is opaque or as translucent as it is rendered, whichever explains the picture better. The tolerance falls
+    to three times the noise, the median error of covered pixels, within a quarter and the whole of what it was.
+    """
     first = poses.take(torch.tensor([0]))
     both = objective, replace(objective, opacity=1.0)
-    return min(both, key=lambda choice: float(choice.terms(first, choice.ground(first)).loss))
+    objective = min(both, key=lambda choice: float(choice.terms(first, choice.ground(first)).loss))
+    with torch.no_grad():
+        residuals, alpha = objective.composed(first, objective.ground(first))
+    covered = residuals.square().mean(-1)[alpha > 0.5]
+    noise = float(covered.median().sqrt()) if len(covered) else math.inf
+    return replace(objective, tolerance=min(max(3 * noise, objective.tolerance / 4), objective.tolerance))
