@@ -27,8 +27,12 @@ Result = dict[str, Any]
 
 
 def compare(p: dict[str, Any]) -> Iterable[Result]:
-    """Ours against every peer, and against those that take them with many channels."""
+    """Ours against every peer."""
     yield _compare("renderer", p, p["peers"], p["scene"]["channels"])
+
+
+def features(p: dict[str, Any]) -> Iterable[Result]:
+    """Ours against the peers that take any number of channels, with many."""
     any_channels = {name: settings for name, settings in p["peers"].items() if name in peers.ANY_CHANNELS}
     yield _compare("renderer-features", p, any_channels, p["feature_channels"])
 
@@ -131,6 +135,7 @@ def footprint(p: dict[str, Any]) -> Iterable[Result]:
 
 PARTS: dict[str, Callable[[dict[str, Any]], Iterable[Result]]] = {
     "compare": compare,
+    "features": features,
     "channels": channels,
     "stages": stages,
     "threads": threads,

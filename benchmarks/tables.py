@@ -28,6 +28,12 @@ LABELS = {
     "pulsar": "Pulsar",
 }
 
+DEMO = {
+    "film": "film of a textured box (real)",
+    "boards": "chessboards (real)",
+    "occluder": "mesh behind an occluder (rendered)",
+}
+
 
 def renderer(read: Callable[[str], dict[str, Any]]) -> str:
     """Our time beside every peer's."""
@@ -83,6 +89,18 @@ def memory(read: Callable[[str], dict[str, Any]]) -> str:
     return _table(["Gaussians", "Pixels", "Peak memory of forward + backward, above the process before"], [row])
 
 
+def demo(read: Callable[[str], dict[str, Any]]) -> str:
+    """The demo's poses: how wrong the starts were, how wrong the results are, and how well the truth is known."""
+    rows = []
+    for part, label in DEMO.items():
+        degrees, percent = (read(f"demo-{part}-{unit}") for unit in ("degrees", "percent"))
+        row = [label, str(len(degrees["settings"]["photographs"])), f"{_number(_median(degrees, 'start'))}°"]
+        for arm in ("ours", "uncertainty of the truth"):
+            row.append(f"{_number(_median(degrees, arm))}°, {_number(_median(percent, arm))} %")
+        rows.append(row)
+    return _table(["Pictures", "Number", "Start wrong by", "Result wrong by", "The truth is known to"], rows)
+
+
 def generic(result: dict[str, Any]) -> str:
     """One row an arm: the median over the seeds, and the range."""
     rows = [
@@ -99,6 +117,7 @@ TABLES: dict[str, Callable[[Callable[[str], dict[str, Any]]], str]] = {
     "renderer-threads": threads,
     "renderer-scale": scale,
     "renderer-memory": memory,
+    "demo": demo,
 }
 
 

@@ -66,7 +66,7 @@ FACES = (
 )  # fmt: skip
 MODEL_FRAMES = (45, 66, 210)  # gave the texture: never tested from scratch
 TEST_FRAMES = (0, 85, 105, 130, 160, 185)
-TRACKING = (Stage(96, keep=1, steps=2, rate=0.004),)
+TRACKING = (Stage(96, keep=1, steps=12, rate=0.02, width=0.7),)
 
 
 class Film:
