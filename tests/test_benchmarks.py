@@ -92,12 +92,12 @@ def test_write_then_read(tmp_path):
 
 
 def test_fill_writes_once_and_keeps_the_rest():
-    files = {"renderer": EXAMPLE, "demo": EXAMPLE}
-    text = "before\n<!-- table: renderer -->\nold\n<!-- end of table: renderer -->\nafter <!-- table: demo -->\n"
-    text += "<!-- end of table: demo -->\n"
+    files = {"renderer": EXAMPLE, "other": EXAMPLE}
+    text = "before\n<!-- table: renderer -->\nold\n<!-- end of table: renderer -->\nafter <!-- table: other -->\n"
+    text += "<!-- end of table: other -->\n"
     filled = tables.fill(text, files.__getitem__)
     assert filled.startswith("before\n<!-- table: renderer -->\n| Renderer ") and "old" not in filled
-    assert "\nafter <!-- table: demo -->\n|" in filled
+    assert "\nafter <!-- table: other -->\n|" in filled
     assert "| Pulsar | 4.00 ms | 1 | 3.00 times |" in filled  # the median of 3/1, 4/2, 20/4
     assert tables.fill(filled, files.__getitem__) == filled
 
