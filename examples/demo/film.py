@@ -12,7 +12,6 @@ import torch
 import voge
 from examples.demo import fitting, truth
 from voge import convert
-from voge.fit import Stage
 
 SIDE = 84.0  # of the box, mm (cube.cao)
 CENTRE = np.array([-42.0, 42.0, 42.0])  # of the box in the coordinates of cube.cao, mm
@@ -66,7 +65,10 @@ FACES = (
 )  # fmt: skip
 MODEL_FRAMES = (45, 66, 210)  # gave the texture: never tested from scratch
 TEST_FRAMES = (0, 85, 105, 130, 160, 185)
-TRACKING = (Stage(96, keep=1, steps=12, rate=0.02, width=0.7),)
+TRACKING = {
+    "starts": 32,
+    "spread": 0.35,
+}  # radians around the pose of the frame before: the hand turns the box by jerks
 
 
 class Film:
@@ -135,7 +137,14 @@ def track(film: Film, scene: voge.io.Scene, first: voge.Cameras, every: int) -> 
     numbers, poses, pose = list(range(0, len(film.paths), every)), [], first
     for number in numbers:
         pose = voge.fit.pose(
-            scene.gaussians, film.features(number), pose, scene.features, stages=TRACKING, polish=3, threshold=0.05
+            scene.gaussians,
+            film.features(number),
+            pose,
+            scene.features,
+            stages=fitting.STAGES,
+            polish=3,
+            threshold=0.05,
+            **TRACKING,
         ).cameras
         poses.append(pose)
     stacked = voge.Cameras(
