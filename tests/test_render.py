@@ -228,6 +228,7 @@ def test_compiles_as_one_graph():
 def test_bit_identical_for_every_number_of_threads(kind):
     inputs = [x.requires_grad_() for x in scene(num=400, dtype=torch.float32)]
     R, t = (x.requires_grad_() for x in pose(dtype=torch.float32))
+    tau = torch.tensor(1.2, requires_grad=True)
     before = torch.get_num_threads()
     results = []
     try:
@@ -236,8 +237,8 @@ def test_bit_identical_for_every_number_of_threads(kind):
             c = voge.Cameras(R, t, intrinsics(torch.float32), (45, 70))
             target = voge.Rays(*c.rays()[:2]) if kind == "rays" else c
             means, precisions, density, features = inputs
-            o = voge.render(voge.Gaussians(means, precisions, density), target, features, max_hits=20)
-            results.append([*o, *torch.autograd.grad(projected(o), inputs)])
+            o = voge.render(voge.Gaussians(means, precisions, density), target, features, max_hits=20, absorptivity=tau)
+            results.append([*o, *torch.autograd.grad(projected(o), [*inputs, R, t, tau])])
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:

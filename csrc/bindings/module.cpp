@@ -11,6 +11,7 @@ void bind_fragments(pybind11::module_& m);
 
 namespace voge {
 Counters counters{};
+bool counting_pairs = false;
 
 void add_to_counters(const Counters& c) {
   static std::mutex mutex;
@@ -159,7 +160,7 @@ PYBIND11_MODULE(_cpu, m) {
       "reset_counters",
       [](bool pairs) {
         counters = Counters{};
-        counters.hits = pairs ? 1 : 0;  // also the switch: counting pairs is slow
+        counting_pairs = pairs;
       },
       "pairs"_a = false,
       "Starts counting anew; with pairs=True hits and overlapping pairs of the forward pass are counted too.");

@@ -4,6 +4,7 @@
 
 namespace voge {
 extern Counters counters;  // sums since the last reset (bindings)
+extern bool counting_pairs;
 void add_to_counters(const Counters& c);
 }  // namespace voge
 
@@ -48,7 +49,7 @@ struct Team {
 // on request.
 template <class T>
 static void count_pairs(const Packet<T>& p, Counters& c) {
-  if (!counters.hits) return;
+  if (!counting_pairs) return;
   for (int i = 0; i < p.n; ++i) {
     const auto mine = p.peak[i] > (T)0;
     c.hits += __builtin_popcount(bits(mine));

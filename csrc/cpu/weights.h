@@ -50,6 +50,20 @@ VOGE_INLINE int first_overlap(const Packet<T>& p, T low, int begin) {
   return begin;
 }
 
+// A node of row i: how far from l_i, and an interval that holds it in every lane.
+template <class T>
+struct Node {
+  typename Simd<T>::Vec shift;
+  T low, high;
+};
+
+template <bool shifted, class T>
+VOGE_INLINE Node<T> place_node(const Packet<T>& p, int i, double at, typename Simd<T>::Vec sigma) {
+  if (!shifted) return {broadcast((T)0), p.first[i], p.last[i]};
+  const T most_shift = (T)at * (p.high[i] - p.last[i]) / Cutoff<T>::sigmas;  // by the largest sigma
+  return {(T)at * sigma, p.first[i] + least(most_shift, (T)0), p.last[i] + most(most_shift, (T)0)};
+}
+
 // Position of a node of row i as seen from entry k. The difference comes first: far from the camera l_i + shift loses
 // digits.
 template <bool shifted, class T>
@@ -67,14 +81,10 @@ static void hermite_rows(const Packet<T>& p, const Rule& rule, WeightMemory<T>& 
   int begin = 0;
   for (int i = 0; i < n; ++i) {
     Vec total = broadcast((T)0);
+    const Vec sigma = shifted ? rcp(p.rate[i]) : total;
     for (int q = 0; q < rule.points; ++q) {
-      Vec shift = broadcast((T)0);
-      T low = p.first[i], high = p.last[i];
-      if (shifted) {
-        shift = (T)rule.at[q] * rcp(p.rate[i]);
-        const T slack = (T)rule.at[q] * (p.high[i] - p.last[i]) / Cutoff<T>::sigmas;  // offset times the largest sigma
-        low += least(slack, (T)0), high += most(slack, (T)0);
-      }
+      const Node<T> node = place_node<shifted>(p, i, rule.at[q], sigma);
+      const T low = node.low, high = node.high;
       begin = first_overlap(p, low, begin);
       Vec depth = w.sum_peak[begin];
       for (int k = begin; k < n && p.low_after[k] <= high; ++k) {
@@ -83,7 +93,7 @@ static void hermite_rows(const Packet<T>& p, const Rule& rule, WeightMemory<T>& 
           depth += p.peak[k];
           continue;
         }
-        depth += p.peak[k] * normal_cdf(apart<shifted, T>(p, i, k, shift) * p.rate[k]);
+        depth += p.peak[k] * normal_cdf(apart<shifted, T>(p, i, k, node.shift) * p.rate[k]);
       }
       total += (T)rule.weight[q] * vexp(-depth);
     }
@@ -111,13 +121,8 @@ static void hermite_adjoint_rows(const Packet<T>& p, const Rule& rule, WeightMem
     Vec total = zero;
     const Vec sigma = rcp(p.rate[i]);
     for (int q = 0; q < rule.points; ++q) {
-      Vec shift = zero;
-      T low = p.first[i], high = p.last[i];
-      if (shifted) {
-        shift = (T)rule.at[q] * sigma;
-        const T slack = (T)rule.at[q] * (p.high[i] - p.last[i]) / Cutoff<T>::sigmas;
-        low += least(slack, (T)0), high += most(slack, (T)0);
-      }
+      const Node<T> node = place_node<shifted>(p, i, rule.at[q], sigma);
+      const T low = node.low, high = node.high;
       begin = first_overlap(p, low, begin);
       Vec depth = w.sum_peak[begin];
       int m = 0;
@@ -127,7 +132,7 @@ static void hermite_adjoint_rows(const Packet<T>& p, const Rule& rule, WeightMem
         if (p.high[k] < low) {
           w.cdf[m] = broadcast((T)1), w.bell[m] = w.z[m] = zero;
         } else {
-          w.z[m] = apart<shifted, T>(p, i, k, shift) * p.rate[k];
+          w.z[m] = apart<shifted, T>(p, i, k, node.shift) * p.rate[k];
           normal_cdf_bell(w.z[m], w.cdf[m], w.bell[m]);
         }
         depth += p.peak[k] * w.cdf[m++];

@@ -68,7 +68,7 @@ TEST_FRAMES = (0, 85, 105, 130, 160, 185)
 TRACKING = {
     "starts": 32,
     "spread": 0.35,
-}  # radians around the pose of the frame before: the hand turns the box by jerks
+}  # in radians, around the pose of the frame before: from that pose alone the box is lost
 
 
 class Film:
