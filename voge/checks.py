@@ -87,6 +87,15 @@ def broadcast_batch(**shapes: Sequence[int]) -> torch.Size:
     return torch.Size(result)
 
 
+def integer(name: str, value: Any, low: int, high: int | None) -> None:
+    """TypeError or ValueError unless `value` is an int (not a bool) from `low` to `high`, where None is no limit."""
+    wanted = f"an int of at least {low}" if high is None else f"an int from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected {wanted}, got {value!r}")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name}: expected {wanted}, got {value}")
+
+
 def image_size(name: str, value: Any) -> tuple[int, int]:
     """Returns (H, W) as positive ints, or raises TypeError or ValueError."""
     if isinstance(value, torch.Tensor):

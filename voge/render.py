@@ -145,7 +145,7 @@ def check_settings(
     if not isinstance(gaussians, Gaussians):
         raise TypeError(f"gaussians: expected voge.Gaussians, got {type(gaussians).__name__}")
     if max_hits is not None:
-        checks_int("max_hits", max_hits, 1, None)
+        checks.integer("max_hits", max_hits, 1, None)
     if not isinstance(threshold, (int, float)) or not 0 <= threshold < 1:
         raise ValueError(f"threshold: expected a number in [0, 1), got {threshold!r}")
     if not isinstance(near, (int, float)) or not near >= 0 or not math.isfinite(near):
@@ -154,17 +154,9 @@ def check_settings(
         raise ValueError(f"medium: expected one of {MEDIA}, got {medium!r}")
     if quadrature not in MAX_POINTS:
         raise ValueError(f"quadrature: expected one of {tuple(MAX_POINTS)}, got {quadrature!r}")
-    checks_int("points", points, 1, MAX_POINTS[quadrature])
+    checks.integer("points", points, 1, MAX_POINTS[quadrature])
     name = backends.choose(backend, gaussians.device)
     return Settings(max_hits or 0, float(threshold or 1e-10), float(near), medium == "world", quadrature, points, name)
-
-
-def checks_int(name: str, value: Any, low: int, high: int | None) -> None:
-    wanted = f"an int of at least {low}" if high is None else f"an int from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected {wanted}, got {value!r}")
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{name}: expected {wanted}, got {value}")
 
 
 def flatten(

@@ -13,7 +13,7 @@ from voge import checks
 from voge.cameras import Cameras
 from voge.fragments import trace
 from voge.gaussians import Gaussians
-from voge.render import checks_int, render
+from voge.render import render
 
 FREE = {"translation": (1.0, 1.0, 1.0), "depth": (0.0, 0.0, 1.0)}  # which of the camera's axes an object moves along
 
@@ -73,7 +73,7 @@ def occlusion(
         raise TypeError(f"camera: expected voge.Cameras, got {type(camera).__name__}")
     if camera.batch_shape:
         raise ValueError(f"camera: expected one camera, got {camera}")
-    checks_int("steps", steps, 0, None)
+    checks.integer("steps", steps, 0, None)
     if not rate > 0:
         raise ValueError(f"rate: expected a number above 0, got {rate}")
     checks.tensor("image", image, (*camera.image_size, "C"), dtype=camera.dtype, device=camera.device, finite=True)

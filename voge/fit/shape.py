@@ -15,7 +15,7 @@ from voge.cameras import Cameras
 from voge.convert import from_mesh
 from voge.gaussians import Gaussians
 from voge.io.objects import as_mesh
-from voge.render import checks_int, render
+from voge.render import render
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,6 @@ def _check(silhouettes: Tensor, cameras: Cameras, images: Tensor | None, level: 
     checks.every("silhouettes", (silhouettes > 0.5).flatten(1).any(1), "a pixel above 0.5 in every view")
     if images is not None:
         checks.tensor("images", images, (*stack, "C"), dtype=cameras.dtype, device=cameras.device, finite=True)
-    checks_int("level", level, 0, 7)
-    checks_int("steps", steps, 1, None)
-    checks_int("views", views, 1, None)
+    checks.integer("level", level, 0, 7)
+    checks.integer("steps", steps, 1, None)
+    checks.integer("views", views, 1, None)

@@ -12,7 +12,7 @@ from voge import checks
 from voge.cameras import Cameras
 from voge.fragments import trace
 from voge.gaussians import Gaussians
-from voge.render import checks_int, render
+from voge.render import render
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def texture(
         raise ValueError(f"images: expected shape {(*stack, 'C')}, got {tuple(images.shape)}")
     masks = images.new_ones(stack) if masks is None else checks.tensor("masks", masks, stack, **like)
     checks.every("masks", masks >= 0, "values of at least 0", masks)
-    checks_int("refine", refine, 0, None)
+    checks.integer("refine", refine, 0, None)
     batch = cameras if cameras.batch_shape else cameras[None]
     images, masks = images.reshape(-1, *images.shape[-3:]), masks.reshape(-1, *masks.shape[-2:])
 
