@@ -106,12 +106,8 @@ def render(
     if settings.backend == "cpu":
         from voge.backends import cpu
 
-        if quadrature != "hermite":
-            raise NotImplementedError(
-                'quadrature="segments" needs backend="reference": the native kernels have hermite'
-            )
         scene = (x.means, x.precisions, x.density, x.features, x.origins, x.directions, x.valid, x.projection)
-        image, alpha, depth = cpu.render(*scene, *x.grid, *settings[:4], points)
+        image, alpha, depth = cpu.render(*scene, *x.grid, *settings[:4], quadrature == "segments", points)
     else:
         check_values(gaussians, x)
         image, alpha, depth = reference.render(

@@ -73,7 +73,8 @@ Scene<T> make_scene(const py::dict& d) {
   if (s.projection && s.height * s.width != s.rays) throw py::value_error("the rays are not the pixel grid");
   s.max_hits = py::cast<int64_t>(d["max_hits"]);
   s.threshold = py::cast<double>(d["threshold"]), s.near = py::cast<double>(d["near"]);
-  s.world = py::cast<bool>(d["world"]), s.points = py::cast<int>(d["points"]);
+  s.world = py::cast<bool>(d["world"]);
+  s.segments = py::cast<bool>(d["segments"]), s.points = py::cast<int>(d["points"]);
   s.threads = py::cast<int>(d["threads"]);
   if (s.threads < 1) s.threads = 1;
   return s;

@@ -36,16 +36,17 @@ VOGE_HD void exchange(T& a, T& b) {
   a = b, b = c;
 }
 
-// Pairs further apart than this many standard deviations: the normal distribution function is 0 or 1 to rounding.
+// Pairs further apart than `sigmas` standard deviations: the normal distribution function is 0 or 1 to rounding. Where
+// densities are compared with each other, not summed, a dense Gaussian's tail beside a faint one counts further out.
 template <class T>
 struct Cutoff;
 template <>
 struct Cutoff<float> {
-  static constexpr float sigmas = 5.3f;
+  static constexpr float sigmas = 5.3f, share_sigmas = 6.5f;
 };
 template <>
 struct Cutoff<double> {
-  static constexpr double sigmas = 8.3;
+  static constexpr double sigmas = 8.3, share_sigmas = 10.5;
 };
 
 VOGE_NAMESPACE_END

@@ -20,11 +20,16 @@ constexpr int max_segments_points = 5;
 VOGE_HD int segments_scratch_values(int points, int count) { return (3 * points + 8) * count; }
 VOGE_HD int segments_scratch_integers(int points, int count) { return points * count; }
 
+// The part of a lone Gaussian's absorption in front of its cut number i.
+VOGE_HD double lone_share(int points, int i) {
+  constexpr double shares[] = {.5, .16, .84, .07, .42, .85, .03, .2, .55, .87, .02, .1, .35, .65, .9};
+  return shares[points * (points - 1) / 2 + i];
+}
+
 // Cut number i of a lone Gaussian in standard deviations from its centre, and the derivative with respect to its peak.
 template <class T>
 VOGE_HD T lone_cut(int points, int i, T peak, T& derivative) {
-  constexpr double shares[] = {.5, .16, .84, .07, .42, .85, .03, .2, .55, .87, .02, .1, .35, .65, .9};
-  const T x = T(shares[points * (points - 1) / 2 + i]);
+  const T x = T(lone_share(points, i));
   const T absorbed = -vexpm1(-peak);  // the cut lies where the part x of this is
   const T p = most(-vlog1p(-x * absorbed) / peak, T(1e-12)), c = normal_quantile(p);
   T dp;
@@ -57,10 +62,9 @@ VOGE_HD void evaluate_cut(const Hits<T>& hits, const Place<T>& t, CutState<T>& c
   cut.total = 0;
   for (int k = 0; k < hits.count; ++k) {
     const T z = t.behind(hits.lengths[k]) * hits.inverse_widths[k];
-    // Phi is 0 or 1 beyond the cut-off, but where all densities are faint, even those of its far tail have a share.
     const T apart = z < 0 ? -z : z;
     cut.cdf[k] = apart < Cutoff<T>::sigmas ? normal_cdf(z) : T(z > 0);
-    cut.rho[k] = apart < 2 * Cutoff<T>::sigmas ? hits.peaks[k] * hits.inverse_widths[k] * normal_pdf(z) : T(0);
+    cut.rho[k] = apart < Cutoff<T>::share_sigmas ? hits.peaks[k] * hits.inverse_widths[k] * normal_pdf(z) : T(0);
     cut.total += cut.rho[k];
   }
 }

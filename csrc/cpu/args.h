@@ -23,7 +23,8 @@ struct Scene {
   int64_t max_hits;        // the nearest this many of a ray; 0: all
   double threshold, near;  // hit: peak >= threshold and length > near
   bool world;              // medium: optical depth grows with the width along the ray
-  int points;              // nodes of the Gauss-Hermite rule
+  bool segments;           // quadrature: segments, else hermite
+  int points;              // of the quadrature
   int threads;
 };
 

@@ -33,8 +33,15 @@ struct Stopwatch {
 // The memory of a call's threads.
 template <class W>
 struct Team {
-  explicit Team(int n) : size(n), members(new W[n]) {}
-  ~Team() { delete[] members; }
+  template <class... A>
+  explicit Team(int n, const A&... arguments) : size(n), members((W*)aligned_alloc(64, (n * sizeof(W) + 63) / 64 * 64)) {
+    if (!members) throw std::bad_alloc();
+    for (int i = 0; i < n; ++i) new (members + i) W(arguments...);
+  }
+  ~Team() {
+    for (int i = 0; i < size; ++i) members[i].~W();
+    free(members);
+  }
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
   W& operator[](int i) { return members[i]; }

@@ -12,7 +12,7 @@ struct Worker {
   typedef typename Simd<T>::Vec Vec;
   Packet<T> packet;
   PacketMemory<T> packet_memory;
-  WeightMemory<T> weights;
+  Weigher<T> weigher;
   BlockBounds bounds;
   Scratch<Vec> by_ray;    // channels of a packet, one ray a lane
   Scratch<T> by_channel;  // the same, one channel a lane, rows padded to whole vectors
@@ -21,9 +21,10 @@ struct Worker {
   Counters counters{};
   double padding[16];  // keeps the counters of two threads apart
 
+  explicit Worker(const Scene<T>& s) : weigher(s.segments, s.points) {}
   void attach(int64_t list_length) {
     packet_memory.attach(packet, list_length);
-    weights.attach(list_length);
+    weigher.memory.attach(list_length);
   }
 };
 
@@ -91,7 +92,7 @@ VOGE_INLINE void for_channels(int64_t channels, F&& body) {
 }
 
 template <class T>
-static void render_forward_block(const Scene<T>& s, const RenderForward<T>& r, const Rule& rule, const Bins<T>& bins,
+static void render_forward_block(const Scene<T>& s, const RenderForward<T>& r, const Bins<T>& bins,
                                  int64_t block, Worker<T>& w) {
   typedef typename Simd<T>::Vec Vec;
   constexpr int lanes = Packet<T>::lanes;
@@ -113,14 +114,14 @@ static void render_forward_block(const Scene<T>& s, const RenderForward<T>& r, c
     Vec alpha = broadcast((T)0), depth = alpha;
     if (p.n > 0) {
       count_pairs(p, w.counters);
-      hermite_forward(p, rule, w.weights);
+      w.weigher.forward(p);
       watch.lap(w.counters.weight_cycles);
-      for (int k = 0; k < p.n; ++k) alpha += w.weights.weight[k], depth += w.weights.weight[k] * p.length[k];
+      for (int k = 0; k < p.n; ++k) alpha += w.weigher.memory.weight[k], depth += w.weigher.memory.weight[k] * p.length[k];
       depth = select(alpha > (T)0, depth / alpha, broadcast((T)0));
     }
     const int64_t wide = r.channels / lanes * lanes;
     for_channels(r.channels - wide, [&](int64_t c, auto width) {
-      composite<decltype(width)::value>(p, w.weights.weight, features + wide + c, r.channels, list, image + c);
+      composite<decltype(width)::value>(p, w.weigher.memory.weight, features + wide + c, r.channels, list, image + c);
     });
     for (int j = 0; j < lanes; ++j) {
       if (p.ray[j] < 0) continue;
@@ -129,8 +130,8 @@ static void render_forward_block(const Scene<T>& s, const RenderForward<T>& r, c
       T* out = r.image + at * r.channels;
       int64_t c = 0;
       for (; c + 8 * lanes <= wide; c += 8 * lanes)
-        composite_wide<8>(p, w.weights.weight, j, features + c, r.channels, list, out + c);
-      for (; c < wide; c += lanes) composite_wide<1>(p, w.weights.weight, j, features + c, r.channels, list, out + c);
+        composite_wide<8>(p, w.weigher.memory.weight, j, features + c, r.channels, list, out + c);
+      for (; c < wide; c += lanes) composite_wide<1>(p, w.weigher.memory.weight, j, features + c, r.channels, list, out + c);
       const T* lane = reinterpret_cast<const T*>(image) + j;
       for (; c < r.channels; ++c) out[c] = lane[(c - wide) * lanes];
     }
@@ -198,7 +199,7 @@ VOGE_INLINE void add_hit_gradients(const Scene<T>& s, const Packet<T>& p, const 
 }
 
 template <class T>
-static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r, const Rule& rule, const Bins<T>& bins,
+static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r, const Bins<T>& bins,
                                   const Sym3<T>* precisions, Slots<T>& slots, int64_t block, Worker<T>& w) {
   typedef typename Simd<T>::Vec Vec;
   constexpr int lanes = Packet<T>::lanes;
@@ -212,7 +213,7 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
   const bool rays_wanted = r.grad_directions || (r.grad_origins && s.origins_per_scene > 1),
              shared = s.origins_per_scene == 1;
   Packet<T>& p = w.packet;
-  WeightMemory<T>& v = w.weights;
+  WeightMemory<T>& v = w.weigher.memory;
   w.attach(m);
   w.bounds.load(s, bins, b, list, m);
   Vec* sums = w.geometry.ensure(10 * m + 1);
@@ -243,8 +244,10 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
       }
       const bool with_depth = bits(grad_depth != zero) != 0;
       Vec alpha = zero, depth = zero;
-      if (with_depth) {  // depth is a ratio of sums over all hits: the weights come first
-        hermite_forward(p, rule, v);
+      watch.lap(w.counters.composite_cycles);
+      w.weigher.prepare(p, with_depth);
+      watch.lap(w.counters.weight_cycles);
+      if (with_depth) {  // a ratio of sums over all hits
         for (int k = 0; k < p.n; ++k) alpha += v.weight[k], depth += v.weight[k] * p.length[k];
         const auto some = alpha > (T)0;
         grad_depth = select(some, grad_depth / alpha, zero), depth = select(some, depth / alpha, zero);
@@ -254,7 +257,7 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
         composite_adjoint<decltype(width)::value>(p, v.grad_weight, features + c, C, list, by_ray + c);
       });
       watch.lap(w.counters.composite_cycles);
-      hermite_backward(p, rule, v);
+      w.weigher.backward(p);
       watch.lap(w.counters.weight_cycles);
       if (with_depth)
         for (int k = 0; k < p.n; ++k) v.grad_length[k] += grad_depth * v.weight[k];
@@ -338,11 +341,10 @@ static void render_forward(const Scene<T>& s, const RenderForward<T>& r) {
   Bins<T> bins;
   prepare(s, bins);
   check_finite("features", r.features, r.feature_batch, s.num, r.channels, s.threads);
-  Team<Worker<T>> team(s.threads);
+  Team<Worker<T>> team(s.threads, s);
   if (!s.projection) bin_rays(s, bins, team);
   watch.lap(team[0].counters.bin_cycles);
-  const Rule rule(s.points);
-  auto body = [&](int worker, int64_t block) { render_forward_block(s, r, rule, bins, block, team[worker]); };
+  auto body = [&](int worker, int64_t block) { render_forward_block(s, r, bins, block, team[worker]); };
   parallel_for(bins.blocks, s.threads, body);
   team.add_counters();
 }
@@ -352,7 +354,7 @@ static void render_backward(const Scene<T>& s, const RenderBackward<T>& r) {
   Stopwatch watch;
   Bins<T> bins;
   prepare(s, bins);
-  Team<Worker<T>> team(s.threads);
+  Team<Worker<T>> team(s.threads, s);
   if (!s.projection) bin_rays(s, bins, team);
   Slots<T> slots;
   slots.assign(s, bins, r.channels, r.grad_origins && s.origins_per_scene == 1);
@@ -364,9 +366,8 @@ static void render_backward(const Scene<T>& s, const RenderBackward<T>& r) {
     precisions.data[i] = {p[0], (T).5 * (p[1] + p[3]), (T).5 * (p[2] + p[6]), p[4], (T).5 * (p[5] + p[7]), p[8]};
   }
   watch.lap(team[0].counters.bin_cycles);
-  const Rule rule(s.points);
   auto body = [&](int worker, int64_t block) {
-    render_backward_block(s, r, rule, bins, precisions.data, slots, block, team[worker]);
+    render_backward_block(s, r, bins, precisions.data, slots, block, team[worker]);
   };
   parallel_for(bins.blocks, s.threads, body);
   const int64_t chunk = 256;

@@ -181,6 +181,21 @@ VOGE_INLINE VecD vexp(VecD x) {
   return x;
 }
 
+// log(x) for positive normal x. Float: x = 2^k m, sqrt(1/2) <= m < sqrt(2), and the series of atanh((m - 1) / (m + 1));
+// error one rounding of 1, or relative.
+VOGE_INLINE VecF vlog(VecF x) {
+  const MaskF shifted = (MaskF)x - 0x3f3504f3, k = shifted >> 23;
+  const VecF m = (VecF)((MaskF)x - (k << 23)), z = (m - 1.f) / (m + 1.f), w = z * z;
+  VecF p = w * (1.f / 9) + 1.f / 7;
+  p = p * w + 1.f / 5;
+  p = p * w + 1.f / 3;
+  return __builtin_convertvector(k, VecF) * .69314718f + 2.f * z * (p * w + 1.f);
+}
+VOGE_INLINE VecD vlog(VecD x) {
+  for (int i = 0; i < Simd<double>::lanes; ++i) x[i] = log(x[i]);
+  return x;
+}
+
 // Normal distribution function Phi(z). Float: odd minimax rational of degree 9/10 on [-5.3, 5.3], absolute error 3e-7
 // including rounding; double: libm.
 VOGE_INLINE VecF normal_cdf(VecF z) {
@@ -219,7 +234,8 @@ VOGE_INLINE void normal_cdf_bell(VecD z, VecD& cdf, VecD& bell) {
   bell = vexp(z * z * -.5);
 }
 
-// Growing scratch memory of plain values, aligned for vectors; contents are lost when it grows.
+// Growing scratch memory of plain values, aligned for vectors; `ensure` loses the contents when it grows, `grow` keeps the
+// first `used`.
 template <class V>
 struct Scratch {
   V* data = nullptr;
@@ -236,6 +252,16 @@ struct Scratch {
     data = (V*)aligned_alloc(64, (n * sizeof(V) + 63) / 64 * 64);
     if (!data) throw std::bad_alloc();
     capacity = n;
+    return data;
+  }
+  V* grow(size_t n, size_t used) {
+    if (data && n <= capacity) return data;
+    Scratch larger;
+    larger.ensure(n + n / 2);
+    if (used) memcpy((void*)larger.data, (const void*)data, used * sizeof(V));
+    V* old = data;
+    data = larger.data, capacity = larger.capacity;
+    larger.data = old;
     return data;
   }
 };

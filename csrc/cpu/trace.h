@@ -49,7 +49,7 @@ template <class T>
 static void trace(const Scene<T>& s, const TraceOut<T>& out) {
   Bins<T> bins;
   prepare(s, bins);
-  Team<Worker<T>> team(s.threads);
+  Team<Worker<T>> team(s.threads, s);
   if (!s.projection) bin_rays(s, bins, team);
   auto body = [&](int worker, int64_t block) { trace_block(s, out, bins, block, team[worker]); };
   parallel_for(bins.blocks, s.threads, body);

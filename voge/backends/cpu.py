@@ -17,7 +17,7 @@ def _array(x: Optional[Tensor]) -> Optional[np.ndarray]:
 
 
 def _scene(
-    means, precisions, density, origins, directions, valid, projection, grid, max_hits, threshold, near, world, points
+    means, precisions, density, origins, directions, valid, projection, grid, max_hits, threshold, near, world, segments, points
 ):
     return {
         "batch": max(means.shape[0], directions.shape[0]),
@@ -34,6 +34,7 @@ def _scene(
         "threshold": threshold,
         "near": near,
         "world": world,
+        "segments": segments,
         "points": points,
         "threads": torch.get_num_threads(),
     }
@@ -55,12 +56,13 @@ def render(
     threshold: float,
     near: float,
     world: bool,
+    segments: bool,
     points: int,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Features (B, rays, C), alpha (B, rays) and depth (B, rays) of every ray."""
     scene = _scene(
         *(means, precisions, density, origins, directions, valid, projection),
-        *((height, width), max_hits, threshold, near, world, points),
+        *((height, width), max_hits, threshold, near, world, segments, points),
     )
     batch = scene["batch"] = max(scene["batch"], features.shape[0])
     rays = directions.shape[1]
@@ -98,13 +100,14 @@ def render_backward(
     threshold: float,
     near: float,
     world: bool,
+    segments: bool,
     points: int,
     want_rays: bool,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of means, precisions, density, features, origins and directions (the last two 0 unless wanted)."""
     scene = _scene(
         *(means, precisions, density, origins, directions, valid, projection),
-        *((height, width), max_hits, threshold, near, world, points),
+        *((height, width), max_hits, threshold, near, world, segments, points),
     )
     batch = scene["batch"] = grad_image.shape[0]
     grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (means, precisions, density, features)]
@@ -186,7 +189,7 @@ def trace(
     max_hits 0, flat indices (M,) and offsets (B * rays + 1,)."""
     scene = _scene(
         *(means, precisions, density, origins, directions, valid, projection),
-        *((height, width), max_hits, threshold, near, world, 1),
+        *((height, width), max_hits, threshold, near, world, False, 1),
     )
     batch, rays = scene["batch"], directions.shape[1]
     if max_hits > 0:

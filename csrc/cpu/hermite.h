@@ -1,0 +1,169 @@
+// Weights of a packet's hits by Gauss-Hermite quadrature, and their adjoint: core/hermite.h, one ray a lane.
+//
+// W_i = A_i sum_p w_p T(l_i + c_p sigma_i),  T(t) = exp(-sum_k A_k Phi((t - l_k) / sigma_k)).
+// A pair (i, k) costs nothing when the whole of k lies in front of t in every lane (a running sum of A stands for all
+// such), or behind.
+#pragma once
+#include "core/hermite.h"
+#include "cpu/packet.h"
+
+VOGE_NAMESPACE_BEGIN
+
+template <class T>
+struct WeightMemory {
+  typedef typename Simd<T>::Vec Vec;
+  Scratch<Vec> vectors;
+  Vec *weight, *grad_weight, *grad_peak, *grad_length, *grad_rate;  // per entry
+  Vec* sum_peak;                                                    // A of all entries before (n + 1)
+  Vec *skipped, *bell_sum, *bell_z_sum;                             // accumulators of the adjoint
+  Vec *cdf, *bell, *z;                                              // one row of pairs
+  int* column;
+
+  Scratch<int> columns;
+
+  void attach(int64_t capacity) {
+    const int64_t c = capacity + 1;
+    Vec* v = vectors.ensure(12 * c);
+    weight = v, grad_weight = v + c, grad_peak = v + 2 * c, grad_length = v + 3 * c, grad_rate = v + 4 * c,
+    sum_peak = v + 5 * c;
+    skipped = v + 6 * c, bell_sum = v + 7 * c, bell_z_sum = v + 8 * c, cdf = v + 9 * c, bell = v + 10 * c,
+    z = v + 11 * c;
+    column = columns.ensure(c);
+  }
+};
+
+// Nodes in standard deviations and their weights.
+struct HermiteRule {
+  int points;
+  double at[max_hermite_points], weight[max_hermite_points];
+  explicit HermiteRule(int n) : points(n) {
+    for (int p = 0; p < n; ++p) hermite_node(n, p, at[p], weight[p]);
+  }
+};
+
+// The entries that may overlap the interval [low, high] of positions: from the first one not wholly in front, which
+// moves with `begin`.
+template <class T>
+VOGE_INLINE int first_overlap(const Packet<T>& p, T low, int begin) {
+  while (begin > 0 && p.high_before[begin - 1] >= low) --begin;
+  while (begin < p.n && p.high_before[begin] < low) ++begin;
+  return begin;
+}
+
+// A node of row i: how far from l_i, and an interval that holds it in every lane.
+template <class T>
+struct Node {
+  typename Simd<T>::Vec shift;
+  T low, high;
+};
+
+template <bool shifted, class T>
+VOGE_INLINE Node<T> place_node(const Packet<T>& p, int i, double at, typename Simd<T>::Vec sigma) {
+  if (!shifted) return {broadcast((T)0), p.first[i], p.last[i]};
+  const T most_shift = (T)at * (p.high[i] - p.last[i]) / Cutoff<T>::sigmas;  // by the largest sigma
+  return {(T)at * sigma, p.first[i] + least(most_shift, (T)0), p.last[i] + most(most_shift, (T)0)};
+}
+
+// Position of a node of row i as seen from entry k. The difference comes first: far from the camera l_i + shift loses
+// digits.
+template <bool shifted, class T>
+VOGE_INLINE typename Simd<T>::Vec apart(const Packet<T>& p, int i, int k, typename Simd<T>::Vec shift) {
+  const auto difference = p.length[i] - p.length[k];
+  return shifted ? difference + shift : difference;
+}
+
+template <bool shifted, class T>
+static void hermite_rows(const Packet<T>& p, const HermiteRule& rule, WeightMemory<T>& w) {
+  typedef typename Simd<T>::Vec Vec;
+  const int n = p.n;
+  w.sum_peak[0] = broadcast((T)0);
+  for (int k = 0; k < n; ++k) w.sum_peak[k + 1] = w.sum_peak[k] + p.peak[k];
+  int begin = 0;
+  for (int i = 0; i < n; ++i) {
+    Vec total = broadcast((T)0);
+    const Vec sigma = shifted ? rcp(p.rate[i]) : total;
+    for (int q = 0; q < rule.points; ++q) {
+      const Node<T> node = place_node<shifted>(p, i, rule.at[q], sigma);
+      const T low = node.low, high = node.high;
+      begin = first_overlap(p, low, begin);
+      Vec depth = w.sum_peak[begin];
+      for (int k = begin; k < n && p.low_after[k] <= high; ++k) {
+        if (p.low[k] > high) continue;
+        if (p.high[k] < low) {
+          depth += p.peak[k];
+          continue;
+        }
+        depth += p.peak[k] * normal_cdf(apart<shifted, T>(p, i, k, node.shift) * p.rate[k]);
+      }
+      total += (T)rule.weight[q] * vexp(-depth);
+    }
+    w.weight[i] = p.peak[i] * total;
+  }
+}
+
+// From grad_weight: weight, grad_peak, grad_length, grad_rate. With h = -dL/dW_i A_i w_p T, each pair adds h Phi to the
+// peak, h A phi / sigma to the lengths, h A phi z sigma to the rate; the sums over i are kept without their common
+// factors.
+template <bool shifted, class T>
+static void hermite_adjoint_rows(const Packet<T>& p, const HermiteRule& rule, WeightMemory<T>& w) {
+  typedef typename Simd<T>::Vec Vec;
+  const int n = p.n;
+  const Vec zero = broadcast((T)0);
+  const T density = (T)0.39894228040143267794;  // 1 / sqrt(2 pi)
+  w.sum_peak[0] = zero;
+  for (int k = 0; k < n; ++k) {
+    w.sum_peak[k + 1] = w.sum_peak[k] + p.peak[k];
+    w.skipped[k] = w.bell_sum[k] = w.bell_z_sum[k] = w.grad_peak[k] = w.grad_length[k] = w.grad_rate[k] = zero;
+  }
+  w.skipped[n] = zero;
+  int begin = 0;
+  for (int i = 0; i < n; ++i) {
+    Vec total = zero;
+    const Vec sigma = rcp(p.rate[i]);
+    for (int q = 0; q < rule.points; ++q) {
+      const Node<T> node = place_node<shifted>(p, i, rule.at[q], sigma);
+      const T low = node.low, high = node.high;
+      begin = first_overlap(p, low, begin);
+      Vec depth = w.sum_peak[begin];
+      int m = 0;
+      for (int k = begin; k < n && p.low_after[k] <= high; ++k) {
+        if (p.low[k] > high) continue;
+        w.column[m] = k;
+        if (p.high[k] < low) {
+          w.cdf[m] = broadcast((T)1), w.bell[m] = w.z[m] = zero;
+        } else {
+          w.z[m] = apart<shifted, T>(p, i, k, node.shift) * p.rate[k];
+          normal_cdf_bell(w.z[m], w.cdf[m], w.bell[m]);
+        }
+        depth += p.peak[k] * w.cdf[m++];
+      }
+      const Vec through = (T)rule.weight[q] * vexp(-depth);
+      total += through;
+      const Vec h = -w.grad_weight[i] * p.peak[i] * through;
+      w.skipped[begin] += h;
+      Vec slope = zero;
+      for (int j = 0; j < m; ++j) {
+        const int k = w.column[j];
+        const Vec hb = h * w.bell[j];
+        w.grad_peak[k] += h * w.cdf[j];
+        w.bell_sum[k] += hb;
+        w.bell_z_sum[k] += hb * w.z[j];
+        slope += p.peak[k] * p.rate[k] * w.bell[j];
+      }
+      const Vec grad_t = h * slope * density;
+      w.grad_length[i] += grad_t;
+      if (shifted) w.grad_rate[i] -= grad_t * (T)rule.at[q] * sigma * sigma;
+    }
+    w.weight[i] = p.peak[i] * total;
+    w.grad_peak[i] += w.grad_weight[i] * total;
+  }
+  Vec later = zero;  // rows that counted this entry as wholly in front
+  for (int k = n - 1; k >= 0; --k) {
+    later += w.skipped[k + 1];
+    w.grad_peak[k] += later;
+    w.grad_length[k] -= density * p.peak[k] * p.rate[k] * w.bell_sum[k];
+    w.grad_rate[k] += density * p.peak[k] * rcp(p.rate[k]) * w.bell_z_sum[k];
+  }
+}
+
+VOGE_NAMESPACE_END

@@ -1,0 +1,367 @@
+// Weights of a packet's hits by slabs of linearly changing shares, and their adjoint: core/segments.h, one ray a lane.
+//
+// Every lane has its own order of cuts: the rank of a cut in its lane says in which row of the sorted table it stands.
+// A slab costs nothing for the entries that begin behind it or end in front of it in every lane.
+#pragma once
+#include "core/segments.h"
+#include "cpu/hermite.h"
+
+VOGE_NAMESPACE_BEGIN
+
+// An entry in one slab.
+template <class T>
+struct SlabEntry {
+  typename Simd<T>::Vec step, rho_start, rho_end, change;  // of Phi; densities at the cuts; the clipped change
+  int32_t entry;
+};
+
+// A slab and the cut at its end.
+template <class T>
+struct SlabRow {
+  typename Simd<T>::Vec transmittance, e, f, u, df, du;  // at the start; of the depth; derivatives
+  typename Simd<T>::Vec thickness, grow_start, grow_end, grow_depth;  // 1 / D; g in terms of rho and d
+  typename Simd<T>::Vec share_start, share_end;          // g in terms of the shares: 0, 1 or 2
+  typename Simd<T>::Vec gained, lost, scale_gain, scale_loss;
+  typename Simd<T>::Vec per_rho;                         // 1 / sum rho at the end cut, 0 without one
+  int64_t first, count;                                  // its entries
+};
+
+template <class T>
+struct SegmentsMemory {
+  typedef typename Simd<T>::Vec Vec;
+  Scratch<Vec> vectors, cut_vectors;
+  Scratch<T> scalars;
+  Scratch<int32_t> integers;
+  Scratch<SlabEntry<T>> entries;
+  Scratch<SlabRow<T>> rows;
+  Vec *length, *sigma, *amplitude;         // per entry: from the nearest hit of the lane; A / (sigma sqrt(2 pi))
+  Vec *cdf, *rho, *parts_after, *shares;   // state at the cut
+  Vec *grad_share, *grad_part;
+  T *low, *high;
+  bool* done;
+  // Per cut: distance from its owner's centre in sigma, derivative to the peak, place, row of the sorted table.
+  Vec *at, *slope, *place, *rank, *seen;
+  Vec *sorted, *grad_sorted;
+  T *first, *last, *last_before, *first_after;
+  int32_t *order;
+  Vec end;  // where the last hit of the lane has passed
+  int slabs;
+
+  void attach(int n, int cuts) {
+    const int64_t c = n + 1, k = cuts + 1;
+    Vec* v = vectors.ensure(9 * c);
+    length = v, sigma = v + c, amplitude = v + 2 * c, cdf = v + 3 * c, rho = v + 4 * c, parts_after = v + 5 * c;
+    shares = v + 6 * c, grad_share = v + 7 * c, grad_part = v + 8 * c;
+    Vec* u = cut_vectors.ensure(7 * k);
+    at = u, slope = u + k, place = u + 2 * k, rank = u + 3 * k, seen = u + 4 * k, sorted = u + 5 * k;
+    grad_sorted = u + 6 * k;
+    T* s = scalars.ensure(2 * c + 4 * k);
+    low = s, high = s + c, first = s + 2 * c, last = first + k, last_before = last + k, first_after = last_before + k;
+    order = integers.ensure(k + c);
+    done = reinterpret_cast<bool*>(order + k);
+    rows.ensure(k);
+  }
+};
+
+// lone_cut of core/segments.h: place of cut q in standard deviations, and its derivative with respect to the peak.
+template <class T>
+VOGE_INLINE typename Simd<T>::Vec lone_cuts(int points, int q, typename Simd<T>::Vec peak,
+                                            typename Simd<T>::Vec& slope) {
+  typedef typename Simd<T>::Vec Vec;
+  const double share = lone_share(points, q);
+  const T x = (T)share, v = (T)(share * (1 - share)), third = (T)(share * (1 - share) * (1 - 2 * share)),
+          fourth = (T)(share * (1 - share) * (1 - 6 * share * (1 - share)));
+  const auto faint = peak < (T)(sizeof(T) == 4 ? 0.1 : 1e-3);
+  const Vec a = vmax(peak, broadcast((T)1e-6)), e = vexp(-a), rest = (T)1 - x * ((T)1 - e), per_a = rcp(a);
+  Vec p = -vlog(rest) * per_a, dp = (x * e / rest - p) * per_a;
+  p = select(faint, x - a * (v / 2 - a * (third / 6 - a * (fourth / 24))), p);
+  dp = select(faint, -v / 2 + a * (third / 3 - a * (fourth / 8)), dp);
+  const auto upper = p > (T)0.5;
+  const Vec tail = vmax(select(upper, (T)1 - p, p), broadcast((T)1e-12));
+  // Abramowitz and Stegun 26.2.23, then Newton's step on the tail.
+  const Vec t = vsqrt((T)-2 * vlog(tail));
+  Vec z = ((T)2.515517 + t * ((T)0.802853 + t * (T)0.010328)) /
+              ((T)1 + t * ((T)1.432788 + t * ((T)0.189269 + t * (T)0.001308))) -
+          t;
+  Vec cdf, bell;
+  for (int step = 0; step < (sizeof(T) == 4 ? 1 : 2); ++step) {
+    normal_cdf_bell(z, cdf, bell);
+    const Vec error = (cdf - tail) / (bell * (T)0.39894228040143267794);
+    z -= error / ((T)1 + (T)0.5 * z * error);
+  }
+  bell = vexp((T)-0.5 * z * z);
+  slope = dp / (bell * (T)0.39894228040143267794);
+  return select(upper, -z, z);
+}
+
+// Cuts of all hits, and in which order they stand in each lane.
+template <class T>
+static void sort_cuts(const Packet<T>& p, int points, SegmentsMemory<T>& m) {
+  typedef typename Simd<T>::Vec Vec;
+  const int n = p.n, cuts = n * points;
+  constexpr int lanes = Packet<T>::lanes;
+  const Vec zero = broadcast((T)0), missing = missing_length<T>();
+  Vec base = missing;
+  for (int k = 0; k < n; ++k) base = vmin(base, select(p.peak[k] > zero, p.length[k], missing));
+  m.end = zero;
+  for (int k = 0; k < n; ++k) {
+    const auto hit = p.peak[k] > zero;
+    m.length[k] = select(hit, p.length[k] - base, zero);
+    m.sigma[k] = rcp(p.rate[k]);
+    m.amplitude[k] = (T)0.39894228040143267794 * p.peak[k] * p.rate[k];
+    const Vec reach = Cutoff<T>::share_sigmas * m.sigma[k];
+    m.low[k] = lane_min(select(hit, m.length[k] - reach, missing));
+    const Vec high = select(hit, m.length[k] + reach, -missing);
+    m.high[k] = lane_max(high);
+    m.end = vmax(m.end, high);
+    for (int q = 0; q < points; ++q) {
+      const int c = k * points + q;
+      m.at[c] = lone_cuts<T>(points, q, p.peak[k], m.slope[c]);
+      const Vec t = m.length[k] + m.at[c] * m.sigma[k];
+      m.place[c] = select(hit, t, missing);
+      m.first[c] = lane_min(m.place[c]);
+      m.last[c] = lane_max(select(hit, t, -missing));
+    }
+  }
+  for (int c = 0; c < cuts; ++c) {  // nearly sorted
+    int i = c;
+    for (; i > 0 && m.first[m.order[i - 1]] > m.first[c]; --i) m.order[i] = m.order[i - 1];
+    m.order[i] = c;
+  }
+  T run = -INFINITY;
+  Vec seen = zero;
+  for (int i = 0; i < cuts; ++i) {
+    const int c = m.order[i];
+    m.last_before[i] = run = most(run, m.last[c]);
+    m.seen[i] = seen;
+    seen += select(m.place[c] < (T)1e29, broadcast((T)1), zero);
+  }
+  m.seen[cuts] = seen;
+  run = INFINITY;
+  for (int i = cuts - 1; i >= 0; --i) m.first_after[i] = run = least(run, m.first[m.order[i]]);
+  const Vec past = m.end;
+  for (int j = 0; j < cuts; ++j) m.sorted[j] = past;
+  int begin = 0;
+  for (int j = 0; j < cuts; ++j) {
+    const int c = m.order[j];
+    const Vec mine = m.place[c];
+    while (begin > 0 && m.last_before[begin - 1] >= m.first[c]) --begin;
+    while (begin < cuts && m.last_before[begin] < m.first[c]) ++begin;
+    Vec rank = m.seen[begin];
+    for (int i = begin; i < cuts && m.first_after[i] <= m.last[c]; ++i) {
+      const Vec other = m.place[m.order[i]];
+      const auto nearer = i < j ? other <= mine : other < mine;
+      rank += (Vec)((typename Simd<T>::Mask)broadcast((T)1) & nearer);
+    }
+    rank = select(mine < (T)1e29, rank, broadcast((T)-1));
+    m.rank[c] = rank;
+    const T *values = reinterpret_cast<const T*>(&m.place[c]), *ranks = reinterpret_cast<const T*>(&m.rank[c]);
+    T* table = reinterpret_cast<T*>(m.sorted);
+    for (int i = 0; i < lanes; ++i)
+      if (ranks[i] >= 0) table[(int)ranks[i] * lanes + i] = values[i];
+  }
+}
+
+// f(D), u(D) and their derivatives, e = exp(-D).
+template <class T>
+VOGE_INLINE void slab_functions(typename Simd<T>::Vec depth, typename Simd<T>::Vec thickness, SlabRow<T>& s) {
+  const auto thin = depth < (T)(sizeof(T) == 4 ? 0.2 : 0.02);
+  const auto& D = depth;
+  s.e = vexp(-D);
+  const auto f = ((T)1 - s.e) * thickness, df = (s.e - f) * thickness;
+  // Series to a relative error of one rounding below the limit.
+  constexpr T c2 = (T)(1. / 2), c6 = (T)(1. / 6), c24 = (T)(1. / 24), c120 = (T)(1. / 120), c720 = (T)(1. / 720),
+              c5040 = (T)(1. / 5040);
+  s.f = select(thin, (T)1 - D * (c2 - D * (c6 - D * (c24 - D * (c120 - D * (c720 - D * c5040))))), f);
+  s.df = select(thin, -c2 + D * ((T)(1. / 3) - D * ((T)(1. / 8) - D * ((T)(1. / 30) - D * (T)(1. / 144)))), df);
+  s.u = select(thin, D * D * ((T)(-1. / 12) + D * ((T)(1. / 24) - D * ((T)(1. / 80) - D * (T)(1. / 360)))),
+               s.f - (T)0.5 * ((T)1 + s.e));
+  s.du = select(thin, D * ((T)(-1. / 6) + D * ((T)(1. / 8) - D * ((T)(1. / 20) - D * (T)(1. / 72)))),
+                s.df + (T)0.5 * s.e);
+}
+
+// Weights; with `keep` also all that the adjoint needs.
+template <bool keep, class T>
+static void segments_rows(const Packet<T>& p, int points, WeightMemory<T>& w, SegmentsMemory<T>& m) {
+  typedef typename Simd<T>::Vec Vec;
+  typedef typename Simd<T>::Mask Mask;
+  const int n = p.n, cuts = n * points;
+  const Vec zero = broadcast((T)0), one = broadcast((T)1), two = broadcast((T)2), missing = missing_length<T>();
+  const T tiny = (T)(sizeof(T) == 4 ? 1e-30 : 1e-200);
+  m.attach(n, cuts);
+  sort_cuts(p, points, m);
+  for (int k = 0; k < n; ++k) m.cdf[k] = m.rho[k] = w.weight[k] = zero, m.done[k] = false;
+  const Vec total_cuts = m.seen[cuts];
+  Vec transmittance = one, per_rho_start = zero;
+  Mask open = total_cuts > zero, valid_start = zero > one;  // lanes with slabs to come; with a cut at the slab's start
+  int begin = 0, j = 0;
+  int64_t used = 0;
+  for (; bits(open); ++j) {
+    const Vec t = j < cuts ? m.sorted[j] : m.end;
+    const Mask valid_end = total_cuts > broadcast((T)j);
+    const T from = lane_min(select(open, t, missing)), to = lane_max(select(open, t, -missing));
+    if (!keep) used = 0;
+    m.entries.grow(used + n, used);
+    SlabEntry<T>* const entries = m.entries.data + used;
+    Vec depth = zero, total = zero;
+    int count = 0;
+    for (int k = begin; k < n; ++k) {
+      if (m.done[k] || m.low[k] > to) continue;
+      SlabEntry<T>& entry = entries[count++];
+      Vec cdf, rho;
+      if (m.high[k] < from) {
+        cdf = one, rho = zero;
+        m.done[k] = true;
+      } else {
+        normal_cdf_bell((t - m.length[k]) * p.rate[k], cdf, rho);
+        rho *= m.amplitude[k];
+      }
+      entry.step = vmax(cdf - m.cdf[k], zero);
+      entry.rho_start = m.rho[k], entry.rho_end = rho, entry.entry = k;
+      m.cdf[k] = cdf, m.rho[k] = rho;
+      depth += p.peak[k] * entry.step;
+      total += rho;
+    }
+    while (begin < n && m.done[begin]) ++begin;
+    SlabRow<T>& s = m.rows.data[keep ? j : 0];
+    s.transmittance = transmittance;
+    s.thickness = rcp(vmax(depth, broadcast(tiny)));
+    slab_functions<T>(depth, s.thickness, s);
+    const Mask ends = valid_end & (total > tiny), starts = valid_start;
+    s.per_rho = select(ends, rcp(vmax(total, broadcast(tiny))), zero);
+    s.share_end = select(ends, select(starts, one, two), zero);
+    s.share_start = select(starts, select(ends, one, two), zero);
+    s.grow_end = s.share_end * s.per_rho;
+    s.grow_start = s.share_start * per_rho_start;
+    s.grow_depth = select(starts & ends, zero, (s.share_start - s.share_end) * s.thickness);
+    const Vec low = s.e - s.f, high = one - s.f;
+    Vec gained = zero, lost = zero;
+    for (int a = 0; a < count; ++a) {
+      SlabEntry<T>& entry = entries[a];
+      const Vec d = p.peak[entry.entry] * entry.step;
+      const Vec wanted =
+          s.u * (s.grow_end * entry.rho_end - s.grow_start * entry.rho_start + s.grow_depth * d);
+      const Vec change = vmax(vmin(wanted, d * high), d * low);
+      entry.change = change;
+      gained += vmax(change, zero);
+      lost -= vmin(change, zero);
+    }
+    const Vec moved = vmin(gained, lost);
+    s.gained = gained, s.lost = lost;
+    s.scale_gain = moved * rcp(vmax(gained, broadcast(tiny)));
+    s.scale_loss = moved * rcp(vmax(lost, broadcast(tiny)));
+    const Vec through = transmittance * s.f, gain = transmittance * s.scale_gain, loss = transmittance * s.scale_loss;
+    for (int a = 0; a < count; ++a) {
+      const SlabEntry<T>& entry = entries[a];
+      const int k = entry.entry;
+      const Vec change = entry.change * select(entry.change > zero, gain, loss);
+      w.weight[k] += vmax(through * p.peak[k] * entry.step + change, zero);
+    }
+    s.first = used, s.count = count;
+    used += count;
+    transmittance *= s.e;
+    per_rho_start = s.per_rho;
+    open = open & valid_end;
+    valid_start = ends;
+  }
+  m.slabs = j;
+}
+
+// From grad_weight, after segments_rows<true>: grad_peak, grad_length, grad_rate.
+template <class T>
+static void segments_adjoint_rows(const Packet<T>& p, int points, WeightMemory<T>& w, SegmentsMemory<T>& m) {
+  typedef typename Simd<T>::Vec Vec;
+  typedef typename Simd<T>::Mask Mask;
+  constexpr int lanes = Packet<T>::lanes;
+  const int n = p.n, cuts = n * points;
+  const Vec zero = broadcast((T)0);
+  const T tiny = (T)(sizeof(T) == 4 ? 1e-30 : 1e-200);
+  for (int k = 0; k < n; ++k)
+    w.grad_peak[k] = w.grad_length[k] = w.grad_rate[k] = m.parts_after[k] = m.shares[k] = zero;
+  Vec behind = zero;  // what the slabs behind absorb, times their gradients
+  for (int j = m.slabs - 1; j >= 0; --j) {
+    const SlabRow<T>& s = m.rows.data[j];
+    const SlabEntry<T>* const entries = m.entries.data + s.first;
+    const int count = (int)s.count;
+    const Vec low = s.e - s.f, high = (T)1 - s.f;
+    // Scaling the larger side couples the changes: dL/dc_k = T w_k scale + shift, one of each for either sign.
+    const Mask gains = s.gained > s.lost;
+    Vec coupled = zero, parts = zero, moved = zero;
+    for (int a = 0; a < count; ++a) {
+      const SlabEntry<T>& entry = entries[a];
+      const Vec g = w.grad_weight[entry.entry], gc = g * entry.change;
+      const Mask gain = entry.change > zero;
+      parts += g * p.peak[entry.entry] * entry.step;
+      coupled += (Vec)((Mask)gc & ~(gain ^ gains));
+      moved += gc * select(gain, s.scale_gain, s.scale_loss);
+    }
+    const Vec r = s.transmittance * coupled * rcp(vmax(vmax(s.gained, s.lost), broadcast(tiny)));
+    const Vec shift_gain = select(gains, -s.scale_gain * r, r), shift_loss = select(gains, -r, s.scale_loss * r);
+    const Vec absorbed = s.transmittance * (s.f * parts + moved);
+    const Vec seen_gain = s.transmittance * s.scale_gain, seen_loss = s.transmittance * s.scale_loss,
+              seen_part = s.transmittance * s.f;
+    Vec grad_f = s.transmittance * parts, grad_e = zero, grad_u = zero, grown = zero;
+    for (int a = 0; a < count; ++a) {
+      const SlabEntry<T>& entry = entries[a];
+      const int k = entry.entry;
+      const Vec d = p.peak[k] * entry.step, gw = w.grad_weight[k];
+      const Vec g = s.grow_end * entry.rho_end - s.grow_start * entry.rho_start + s.grow_depth * d, wanted = s.u * g;
+      const Mask below = wanted < d * low, above = wanted > d * high, gain = entry.change > zero;
+      const Vec grad_c = select(gain, gw * seen_gain + shift_gain, gw * seen_loss + shift_loss);
+      const Vec c_below = (Vec)((Mask)grad_c & below), c_above = (Vec)((Mask)grad_c & above),
+                grad_wanted = (Vec)((Mask)grad_c & ~(below | above));
+      grad_f -= (c_below + c_above) * d;
+      grad_e += c_below * d;
+      grad_u += grad_wanted * g;
+      const Vec grad_g = s.u * grad_wanted;
+      grown += grad_g * d;
+      m.grad_share[a] = grad_g;
+      m.grad_part[a] = gw * seen_part + c_below * low + c_above * high + grad_g * s.grow_depth;
+    }
+    const Vec grad_depth =
+        grad_f * s.df + grad_u * s.du - grad_e * s.e - behind - s.grow_depth * s.thickness * grown;
+    Vec mean = zero;
+    for (int a = 0; a < count; ++a) {
+      const SlabEntry<T>& entry = entries[a];
+      const int k = entry.entry;
+      const Vec part = m.grad_part[a] + grad_depth, share = m.shares[k] + s.share_end * m.grad_share[a];
+      w.grad_peak[k] += part * entry.step;
+      mean += share * entry.rho_end;
+      m.shares[k] = -s.share_start * m.grad_share[a];
+      m.grad_share[a] = share;
+      m.grad_part[a] = part - m.parts_after[k];
+      m.parts_after[k] = part;
+    }
+    behind += absorbed;
+    if (j >= cuts) continue;
+    mean *= s.per_rho;
+    const Vec t = m.sorted[j];
+    const Mask valid = s.per_rho > zero;
+    Vec grad_t = zero;
+    for (int a = 0; a < count; ++a) {
+      const SlabEntry<T>& entry = entries[a];
+      const int k = entry.entry;
+      const Vec rho = (Vec)((Mask)entry.rho_end & valid), apart = t - m.length[k], sigma = m.sigma[k];
+      const Vec grad_rho = (m.grad_share[a] - mean) * s.per_rho * rho;  // times rho
+      const Vec per_length = m.grad_part[a] * rho - grad_rho * apart * p.rate[k] * p.rate[k];
+      grad_t += per_length;
+      w.grad_length[k] -= per_length;
+      w.grad_rate[k] += per_length * sigma * apart + grad_rho * sigma;
+      w.grad_peak[k] += grad_rho * rcp(vmax(p.peak[k], broadcast(tiny)));
+    }
+    m.grad_sorted[j] = grad_t;
+  }
+  for (int k = 0; k < n; ++k)  // the cut's place moves with its owner
+    for (int q = 0; q < points; ++q) {
+      const int c = k * points + q;
+      Vec grad_t = zero;
+      const T *ranks = reinterpret_cast<const T*>(&m.rank[c]), *table = reinterpret_cast<const T*>(m.grad_sorted);
+      for (int i = 0; i < lanes; ++i)
+        if (ranks[i] >= 0) grad_t[i] = table[(int)ranks[i] * lanes + i];
+      w.grad_length[k] += grad_t;
+      w.grad_rate[k] -= grad_t * m.at[c] * m.sigma[k] * m.sigma[k];
+      w.grad_peak[k] += grad_t * m.slope[c] * m.sigma[k];
+    }
+}
+
+VOGE_NAMESPACE_END
