@@ -13,7 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from tests import definition
 from voge import reference
 
-RULES = [*(("hermite", n) for n in (1, 2, 5)), *(("segments", n) for n in reference.QUANTILES)]
+RULES = [*(("hermite", n) for n in (1, 2, 5)), *(("segments", n) for n in reference.CUTS)]
 
 
 def scene(seed, n=12, rays=9, channels=3, batch=()):
@@ -166,7 +166,7 @@ def test_asymmetric_precisions_are_symmetrised():
 def test_a_lone_gaussian_is_exact_with_segments():
     for a in (1e-9, 1e-3, 0.7, 50.0):
         peaks, lengths, widths = (torch.tensor([x], dtype=torch.float64) for x in (a, 2.0, 0.3))
-        for points in reference.QUANTILES:
+        for points in reference.CUTS:
             torch.testing.assert_close(
                 reference.segments(peaks, lengths, widths, points).sum(), -torch.expm1(-peaks).sum(), rtol=1e-12, atol=0
             )
@@ -210,7 +210,7 @@ def test_rules_approach_the_quadrature(rule):
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.floats(1e-9, 60), st.floats(-2, 2), st.floats(-2, 1)), min_size=1, max_size=10),
-    st.sampled_from(list(reference.QUANTILES)),
+    st.sampled_from(list(reference.CUTS)),
     st.randoms(use_true_random=False),
 )
 def test_segments_is_a_partition_without_an_order(hits, points, random):

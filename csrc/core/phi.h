@@ -1,4 +1,4 @@
-// The normal distribution: Phi, its density and its quantiles, for float and double.
+// The normal distribution: Phi and its density, for float and double.
 #pragma once
 #include "core/scalar.h"
 
@@ -15,21 +15,6 @@ VOGE_HD T normal_cdf(T z) {
 template <class T>
 VOGE_HD T normal_pdf(T z) {
   return T(0.39894228040143267794) * vexp(T(-0.5) * z * z);
-}
-
-// Phi^-1(p) for 1e-12 <= p <= 0.99. Absolute error 3e-14 (double), 2e-6 (float): a start with error 4.5e-4 (Abramowitz
-// and Stegun 26.2.23) and Halley steps, each of which cubes the error.
-template <class T>
-VOGE_HD T normal_quantile(T p) {
-  const T tail = p < T(0.5) ? p : 1 - p, t = vsqrt(T(-2) * vlog(tail));
-  const T above = T(2.515517) + t * (T(0.802853) + t * T(0.010328));
-  const T below = 1 + t * (T(1.432788) + t * (T(0.189269) + t * T(0.001308)));
-  T z = above / below - t;  // of the lower tail
-  for (int step = 0; step < (sizeof(T) == 4 ? 1 : 2); ++step) {
-    const T error = (normal_cdf(z) - tail) / normal_pdf(z);
-    z -= error / (1 + T(0.5) * z * error);
-  }
-  return p < T(0.5) ? z : -z;
 }
 
 VOGE_NAMESPACE_END

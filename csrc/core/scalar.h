@@ -42,7 +42,7 @@ template <class T>
 struct Cutoff;
 template <>
 struct Cutoff<float> {
-  static constexpr float sigmas = 5.3f, share_sigmas = 6.5f;
+  static constexpr float sigmas = 5.3f, share_sigmas = 5.8f;
 };
 template <>
 struct Cutoff<double> {

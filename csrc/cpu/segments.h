@@ -8,10 +8,10 @@
 
 VOGE_NAMESPACE_BEGIN
 
-// An entry in one slab.
+// An entry in one slab: optical depth d, densities rho at the cuts, the clipped change.
 template <class T>
 struct SlabEntry {
-  typename Simd<T>::Vec step, rho_start, rho_end, change;  // of Phi; densities at the cuts; the clipped change
+  typename Simd<T>::Vec part, rho_start, rho_end, change;
   int32_t entry;
 };
 
@@ -23,7 +23,9 @@ struct SlabRow {
   typename Simd<T>::Vec share_start, share_end;          // g in terms of the shares: 0, 1 or 2
   typename Simd<T>::Vec gained, lost, scale_gain, scale_loss;
   typename Simd<T>::Vec per_rho;                         // 1 / sum rho at the end cut, 0 without one
-  int64_t first, count;                                  // its entries
+  int64_t first;                                         // its entries
+  int count;
+  bool inner;
 };
 
 template <class T>
@@ -34,65 +36,37 @@ struct SegmentsMemory {
   Scratch<int32_t> integers;
   Scratch<SlabEntry<T>> entries;
   Scratch<SlabRow<T>> rows;
-  Vec *length, *sigma, *amplitude;         // per entry: from the nearest hit of the lane; A / (sigma sqrt(2 pi))
-  Vec *cdf, *rho, *parts_after, *shares;   // state at the cut
-  Vec *grad_share, *grad_part;
+  Vec *length, *sigma, *amplitude;                  // per entry: from the lane's nearest hit; A / (sigma sqrt(2 pi))
+  Vec *cdf, *rho;                                   // state at the cut
+  Vec *grad_part_after, *grad_share_after;          // from the slab behind the cut
+  Vec *grad_part, *grad_share;                      // per entry of the slab
+  Vec *grad_log_peak, *grad_log_rate;
   T *low, *high;
   bool* done;
   // Per cut: distance from its owner's centre in sigma, derivative to the peak, place, row of the sorted table.
   Vec *at, *slope, *place, *rank, *seen;
   Vec *sorted, *grad_sorted;
   T *first, *last, *last_before, *first_after;
-  int32_t *order;
+  int32_t *order, *active;
   Vec end;  // where the last hit of the lane has passed
   int slabs;
 
   void attach(int n, int cuts) {
     const int64_t c = n + 1, k = cuts + 1;
-    Vec* v = vectors.ensure(9 * c);
-    length = v, sigma = v + c, amplitude = v + 2 * c, cdf = v + 3 * c, rho = v + 4 * c, parts_after = v + 5 * c;
-    shares = v + 6 * c, grad_share = v + 7 * c, grad_part = v + 8 * c;
+    Vec* v = vectors.ensure(11 * c);
+    length = v, sigma = v + c, amplitude = v + 2 * c, cdf = v + 3 * c, rho = v + 4 * c;
+    grad_part_after = v + 5 * c, grad_share_after = v + 6 * c, grad_part = v + 7 * c, grad_share = v + 8 * c;
+    grad_log_peak = v + 9 * c, grad_log_rate = v + 10 * c;
     Vec* u = cut_vectors.ensure(7 * k);
     at = u, slope = u + k, place = u + 2 * k, rank = u + 3 * k, seen = u + 4 * k, sorted = u + 5 * k;
     grad_sorted = u + 6 * k;
     T* s = scalars.ensure(2 * c + 4 * k);
     low = s, high = s + c, first = s + 2 * c, last = first + k, last_before = last + k, first_after = last_before + k;
-    order = integers.ensure(k + c);
-    done = reinterpret_cast<bool*>(order + k);
+    order = integers.ensure(k + 2 * c), active = order + k;
+    done = reinterpret_cast<bool*>(active + c);
     rows.ensure(k);
   }
 };
-
-// lone_cut of core/segments.h: place of cut q in standard deviations, and its derivative with respect to the peak.
-template <class T>
-VOGE_INLINE typename Simd<T>::Vec lone_cuts(int points, int q, typename Simd<T>::Vec peak,
-                                            typename Simd<T>::Vec& slope) {
-  typedef typename Simd<T>::Vec Vec;
-  const double share = lone_share(points, q);
-  const T x = (T)share, v = (T)(share * (1 - share)), third = (T)(share * (1 - share) * (1 - 2 * share)),
-          fourth = (T)(share * (1 - share) * (1 - 6 * share * (1 - share)));
-  const auto faint = peak < (T)(sizeof(T) == 4 ? 0.1 : 1e-3);
-  const Vec a = vmax(peak, broadcast((T)1e-6)), e = vexp(-a), rest = (T)1 - x * ((T)1 - e), per_a = rcp(a);
-  Vec p = -vlog(rest) * per_a, dp = (x * e / rest - p) * per_a;
-  p = select(faint, x - a * (v / 2 - a * (third / 6 - a * (fourth / 24))), p);
-  dp = select(faint, -v / 2 + a * (third / 3 - a * (fourth / 8)), dp);
-  const auto upper = p > (T)0.5;
-  const Vec tail = vmax(select(upper, (T)1 - p, p), broadcast((T)1e-12));
-  // Abramowitz and Stegun 26.2.23, then Newton's step on the tail.
-  const Vec t = vsqrt((T)-2 * vlog(tail));
-  Vec z = ((T)2.515517 + t * ((T)0.802853 + t * (T)0.010328)) /
-              ((T)1 + t * ((T)1.432788 + t * ((T)0.189269 + t * (T)0.001308))) -
-          t;
-  Vec cdf, bell;
-  for (int step = 0; step < (sizeof(T) == 4 ? 1 : 2); ++step) {
-    normal_cdf_bell(z, cdf, bell);
-    const Vec error = (cdf - tail) / (bell * (T)0.39894228040143267794);
-    z -= error / ((T)1 + (T)0.5 * z * error);
-  }
-  bell = vexp((T)-0.5 * z * z);
-  slope = dp / (bell * (T)0.39894228040143267794);
-  return select(upper, -z, z);
-}
 
 // Cuts of all hits, and in which order they stand in each lane.
 template <class T>
@@ -116,7 +90,7 @@ static void sort_cuts(const Packet<T>& p, int points, SegmentsMemory<T>& m) {
     m.end = vmax(m.end, high);
     for (int q = 0; q < points; ++q) {
       const int c = k * points + q;
-      m.at[c] = lone_cuts<T>(points, q, p.peak[k], m.slope[c]);
+      m.at[c] = lone_cut<T>(lone_cut(points, q), p.peak[k], m.slope[c]);
       const Vec t = m.length[k] + m.at[c] * m.sigma[k];
       m.place[c] = select(hit, t, missing);
       m.first[c] = lane_min(m.place[c]);
@@ -203,23 +177,23 @@ static void segments_rows(const Packet<T>& p, int points, WeightMemory<T>& w, Se
     if (!keep) used = 0;
     m.entries.grow(used + n, used);
     SlabEntry<T>* const entries = m.entries.data + used;
-    Vec depth = zero, total = zero;
-    int count = 0;
+    int count = 0;  // without branches: which entries take part follows no pattern
     for (int k = begin; k < n; ++k) {
-      if (m.done[k] || m.low[k] > to) continue;
-      SlabEntry<T>& entry = entries[count++];
+      m.active[count] = k;
+      count += !m.done[k] & (m.low[k] <= to);
+      m.done[k] = m.high[k] < from;
+    }
+    Vec depth = zero, total = zero;
+    for (int a = 0; a < count; ++a) {
+      SlabEntry<T>& entry = entries[a];
+      const int k = m.active[a];
       Vec cdf, rho;
-      if (m.high[k] < from) {
-        cdf = one, rho = zero;
-        m.done[k] = true;
-      } else {
-        normal_cdf_bell((t - m.length[k]) * p.rate[k], cdf, rho);
-        rho *= m.amplitude[k];
-      }
-      entry.step = vmax(cdf - m.cdf[k], zero);
-      entry.rho_start = m.rho[k], entry.rho_end = rho, entry.entry = k;
+      normal_cdf_bell((t - m.length[k]) * p.rate[k], cdf, rho);
+      rho *= m.amplitude[k];
+      const Vec part = p.peak[k] * vmax(cdf - m.cdf[k], zero);
+      entry.part = part, entry.rho_start = m.rho[k], entry.rho_end = rho, entry.entry = k;
       m.cdf[k] = cdf, m.rho[k] = rho;
-      depth += p.peak[k] * entry.step;
+      depth += part;
       total += rho;
     }
     while (begin < n && m.done[begin]) ++begin;
@@ -235,13 +209,14 @@ static void segments_rows(const Packet<T>& p, int points, WeightMemory<T>& w, Se
     s.grow_start = s.share_start * per_rho_start;
     s.grow_depth = select(starts & ends, zero, (s.share_start - s.share_end) * s.thickness);
     const Vec low = s.e - s.f, high = one - s.f;
+    const bool inner = bits(open & (s.grow_depth != zero)) == 0;  // no lane's first or last slab
     Vec gained = zero, lost = zero;
     for (int a = 0; a < count; ++a) {
       SlabEntry<T>& entry = entries[a];
-      const Vec d = p.peak[entry.entry] * entry.step;
-      const Vec wanted =
-          s.u * (s.grow_end * entry.rho_end - s.grow_start * entry.rho_start + s.grow_depth * d);
-      const Vec change = vmax(vmin(wanted, d * high), d * low);
+      const Vec d = entry.part;
+      Vec growth = s.grow_end * entry.rho_end - s.grow_start * entry.rho_start;
+      if (!inner) growth += s.grow_depth * d;
+      const Vec change = vmax(vmin(s.u * growth, d * high), d * low);
       entry.change = change;
       gained += vmax(change, zero);
       lost -= vmin(change, zero);
@@ -253,11 +228,10 @@ static void segments_rows(const Packet<T>& p, int points, WeightMemory<T>& w, Se
     const Vec through = transmittance * s.f, gain = transmittance * s.scale_gain, loss = transmittance * s.scale_loss;
     for (int a = 0; a < count; ++a) {
       const SlabEntry<T>& entry = entries[a];
-      const int k = entry.entry;
-      const Vec change = entry.change * select(entry.change > zero, gain, loss);
-      w.weight[k] += vmax(through * p.peak[k] * entry.step + change, zero);
+      const Vec moved_here = entry.change * select(entry.change > zero, gain, loss);
+      w.weight[entry.entry] += vmax(through * entry.part + moved_here, zero);
     }
-    s.first = used, s.count = count;
+    s.first = used, s.count = count, s.inner = inner;
     used += count;
     transmittance *= s.e;
     per_rho_start = s.per_rho;
@@ -277,91 +251,93 @@ static void segments_adjoint_rows(const Packet<T>& p, int points, WeightMemory<T
   const Vec zero = broadcast((T)0);
   const T tiny = (T)(sizeof(T) == 4 ? 1e-30 : 1e-200);
   for (int k = 0; k < n; ++k)
-    w.grad_peak[k] = w.grad_length[k] = w.grad_rate[k] = m.parts_after[k] = m.shares[k] = zero;
+    w.grad_length[k] = m.grad_log_peak[k] = m.grad_log_rate[k] = m.grad_part_after[k] = m.grad_share_after[k] = zero;
   Vec behind = zero;  // what the slabs behind absorb, times their gradients
   for (int j = m.slabs - 1; j >= 0; --j) {
     const SlabRow<T>& s = m.rows.data[j];
     const SlabEntry<T>* const entries = m.entries.data + s.first;
-    const int count = (int)s.count;
-    const Vec low = s.e - s.f, high = (T)1 - s.f;
+    const int count = s.count;
+    const Vec low = s.e - s.f, high = (T)1 - s.f, through = s.transmittance * s.f;
     // Scaling the larger side couples the changes: dL/dc_k = T w_k scale + shift, one of each for either sign.
-    const Mask gains = s.gained > s.lost;
-    Vec coupled = zero, parts = zero, moved = zero;
+    Vec parts = zero, gains = zero, changes = zero;
     for (int a = 0; a < count; ++a) {
       const SlabEntry<T>& entry = entries[a];
       const Vec g = w.grad_weight[entry.entry], gc = g * entry.change;
-      const Mask gain = entry.change > zero;
-      parts += g * p.peak[entry.entry] * entry.step;
-      coupled += (Vec)((Mask)gc & ~(gain ^ gains));
-      moved += gc * select(gain, s.scale_gain, s.scale_loss);
+      parts += g * entry.part;
+      changes += gc;
+      gains += (Vec)((Mask)gc & (entry.change > zero));
     }
-    const Vec r = s.transmittance * coupled * rcp(vmax(vmax(s.gained, s.lost), broadcast(tiny)));
-    const Vec shift_gain = select(gains, -s.scale_gain * r, r), shift_loss = select(gains, -r, s.scale_loss * r);
-    const Vec absorbed = s.transmittance * (s.f * parts + moved);
-    const Vec seen_gain = s.transmittance * s.scale_gain, seen_loss = s.transmittance * s.scale_loss,
-              seen_part = s.transmittance * s.f;
-    Vec grad_f = s.transmittance * parts, grad_e = zero, grad_u = zero, grown = zero;
+    const Vec losses = changes - gains;
+    const Mask more = s.gained > s.lost;
+    const Vec r = s.transmittance * select(more, gains, losses) * rcp(vmax(vmax(s.gained, s.lost), broadcast(tiny)));
+    const Vec scale_gain = s.transmittance * s.scale_gain, scale_loss = s.transmittance * s.scale_loss;
+    const Vec shift_gain = select(more, -s.scale_gain * r, r), shift_loss = select(more, -r, s.scale_loss * r);
+    Vec grad_f = s.transmittance * parts, grad_e = zero, grad_u = zero, grown = zero, mean = zero;
     for (int a = 0; a < count; ++a) {
       const SlabEntry<T>& entry = entries[a];
       const int k = entry.entry;
-      const Vec d = p.peak[k] * entry.step, gw = w.grad_weight[k];
-      const Vec g = s.grow_end * entry.rho_end - s.grow_start * entry.rho_start + s.grow_depth * d, wanted = s.u * g;
+      const Vec d = entry.part, g = w.grad_weight[k];
+      Vec growth = s.grow_end * entry.rho_end - s.grow_start * entry.rho_start;
+      if (!s.inner) growth += s.grow_depth * d;
+      const Vec wanted = s.u * growth;
       const Mask below = wanted < d * low, above = wanted > d * high, gain = entry.change > zero;
-      const Vec grad_c = select(gain, gw * seen_gain + shift_gain, gw * seen_loss + shift_loss);
-      const Vec c_below = (Vec)((Mask)grad_c & below), c_above = (Vec)((Mask)grad_c & above),
-                grad_wanted = (Vec)((Mask)grad_c & ~(below | above));
-      grad_f -= (c_below + c_above) * d;
-      grad_e += c_below * d;
-      grad_u += grad_wanted * g;
-      const Vec grad_g = s.u * grad_wanted;
-      grown += grad_g * d;
-      m.grad_share[a] = grad_g;
-      m.grad_part[a] = gw * seen_part + c_below * low + c_above * high + grad_g * s.grow_depth;
+      const Vec grad_change = g * select(gain, scale_gain, scale_loss) + select(gain, shift_gain, shift_loss);
+      const Vec g_below = (Vec)((Mask)grad_change & below), g_above = (Vec)((Mask)grad_change & above),
+                g_wanted = (Vec)((Mask)grad_change & ~(below | above)), grad_growth = s.u * g_wanted;
+      grad_f -= (g_below + g_above) * d;
+      grad_e += g_below * d;
+      grad_u += g_wanted * growth;
+      Vec grad_part = g * through + g_below * low + g_above * high;
+      if (!s.inner) grown += grad_growth * d, grad_part += grad_growth * s.grow_depth;
+      const Vec grad_share = m.grad_share_after[k] + s.share_end * grad_growth;
+      m.grad_share_after[k] = -s.share_start * grad_growth;
+      mean += grad_share * entry.rho_end;
+      m.grad_share[a] = grad_share, m.grad_part[a] = grad_part;
     }
-    const Vec grad_depth =
-        grad_f * s.df + grad_u * s.du - grad_e * s.e - behind - s.grow_depth * s.thickness * grown;
-    Vec mean = zero;
-    for (int a = 0; a < count; ++a) {
-      const SlabEntry<T>& entry = entries[a];
-      const int k = entry.entry;
-      const Vec part = m.grad_part[a] + grad_depth, share = m.shares[k] + s.share_end * m.grad_share[a];
-      w.grad_peak[k] += part * entry.step;
-      mean += share * entry.rho_end;
-      m.shares[k] = -s.share_start * m.grad_share[a];
-      m.grad_share[a] = share;
-      m.grad_part[a] = part - m.parts_after[k];
-      m.parts_after[k] = part;
+    const Vec grad_depth = grad_f * s.df + grad_u * s.du - grad_e * s.e - behind - s.grow_depth * s.thickness * grown;
+    behind += through * parts + scale_gain * gains + scale_loss * losses;
+    if (j == cuts) {
+      for (int a = 0; a < count; ++a) {
+        const int k = entries[a].entry;
+        m.grad_part_after[k] = m.grad_part[a] + grad_depth;
+        m.grad_log_peak[k] += m.grad_part_after[k] * entries[a].part;
+      }
+      continue;
     }
-    behind += absorbed;
-    if (j >= cuts) continue;
     mean *= s.per_rho;
     const Vec t = m.sorted[j];
-    const Mask valid = s.per_rho > zero;
+    const Mask cut = s.per_rho > zero;
     Vec grad_t = zero;
     for (int a = 0; a < count; ++a) {
       const SlabEntry<T>& entry = entries[a];
       const int k = entry.entry;
-      const Vec rho = (Vec)((Mask)entry.rho_end & valid), apart = t - m.length[k], sigma = m.sigma[k];
-      const Vec grad_rho = (m.grad_share[a] - mean) * s.per_rho * rho;  // times rho
-      const Vec per_length = m.grad_part[a] * rho - grad_rho * apart * p.rate[k] * p.rate[k];
-      grad_t += per_length;
-      w.grad_length[k] -= per_length;
-      w.grad_rate[k] += per_length * sigma * apart + grad_rho * sigma;
-      w.grad_peak[k] += grad_rho * rcp(vmax(p.peak[k], broadcast(tiny)));
+      const Vec grad_part = m.grad_part[a] + grad_depth, rho = (Vec)((Mask)entry.rho_end & cut);
+      const Vec apart = t - m.length[k], rate = p.rate[k];
+      const Vec grad_log_rho = (m.grad_share[a] - mean) * s.per_rho * rho;
+      const Vec grad_place = (grad_part - m.grad_part_after[k]) * rho - grad_log_rho * apart * rate * rate;
+      m.grad_part_after[k] = grad_part;
+      grad_t += grad_place;
+      w.grad_length[k] -= grad_place;
+      m.grad_log_rate[k] += grad_place * apart + grad_log_rho;
+      m.grad_log_peak[k] += grad_part * entry.part + grad_log_rho;
     }
     m.grad_sorted[j] = grad_t;
   }
-  for (int k = 0; k < n; ++k)  // the cut's place moves with its owner
-    for (int q = 0; q < points; ++q) {
+  for (int k = 0; k < n; ++k) {
+    const Vec sigma = m.sigma[k];
+    w.grad_peak[k] = m.grad_log_peak[k] * rcp(vmax(p.peak[k], broadcast(tiny)));
+    w.grad_rate[k] = m.grad_log_rate[k] * sigma;
+    for (int q = 0; q < points; ++q) {  // the cut's place moves with its owner
       const int c = k * points + q;
       Vec grad_t = zero;
       const T *ranks = reinterpret_cast<const T*>(&m.rank[c]), *table = reinterpret_cast<const T*>(m.grad_sorted);
       for (int i = 0; i < lanes; ++i)
         if (ranks[i] >= 0) grad_t[i] = table[(int)ranks[i] * lanes + i];
       w.grad_length[k] += grad_t;
-      w.grad_rate[k] -= grad_t * m.at[c] * m.sigma[k] * m.sigma[k];
-      w.grad_peak[k] += grad_t * m.slope[c] * m.sigma[k];
+      w.grad_rate[k] -= grad_t * m.at[c] * sigma * sigma;
+      w.grad_peak[k] += grad_t * m.slope[c] * sigma;
     }
+  }
 }
 
 VOGE_NAMESPACE_END

@@ -71,9 +71,10 @@ int scratch_integers(int points, int n) { return segments_scratch_integers(point
 #define VOGE_EXPORT(T, suffix)                                                                                         \
   T cdf_##suffix(T z) { return normal_cdf(z); }                                                                        \
   T pdf_##suffix(T z) { return normal_pdf(z); }                                                                        \
-  T quantile_##suffix(T p) { return normal_quantile(p); }                                                              \
   void node_##suffix(int points, int i, T* node, T* weight) { hermite_node(points, i, *node, *weight); }               \
-  T lone_cut_##suffix(int points, int i, T peak, T* derivative) { return lone_cut(points, i, peak, *derivative); }     \
+  T lone_cut_##suffix(int points, int i, T peak, T* derivative) {                                                      \
+    return lone_cut<T>(lone_cut(points, i), peak, *derivative);                                                        \
+  }                                                                                                                    \
   void hits_##suffix(int n, const T* m, const T* p, const T* a, const T* o, const T* d, int world, T* out,             \
                      int* definite) {                                                                                  \
     hits(n, m, p, a, o, d, world, out, definite);                                                                      \
