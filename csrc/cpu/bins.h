@@ -1,8 +1,8 @@
 // Which Gaussians each block of rays can meet, and the checks of every input value.
 //
 // A block is an 8x8 tile of a camera's pixels or 64 rays of a list. For a camera a Gaussian enters the tiles that the
-// exact tangent bounds of its ellipsoid touch; for a list of rays every Gaussian is tried on every ray. Lists are
-// sorted by distance.
+// exact tangent bounds of its ellipsoid touch; for a list of rays they are found in a tree of boxes (bin_rays.h). Lists
+// are sorted by distance.
 #pragma once
 #include "cpu/args.h"
 #include "cpu/pool.h"
@@ -40,7 +40,8 @@ struct Bins {
   Scratch<Projected<T>> projected;  // (batch, num)
   Scratch<int64_t> offsets;         // (blocks + 1)
   Scratch<int32_t> list;            // Gaussian of each pair, block by block
-  Scratch<int32_t> order;           // (batch, num) by distance
+  Scratch<int32_t> order;           // (batch, num) by distance; of cameras
+  Scratch<int64_t> ray_order;       // (ray_batch, rays): neighbours side by side; of lists of rays
 };
 
 VOGE_INLINE bool finite(double x) { return x - x == 0; }
@@ -210,7 +211,7 @@ static void bin_tiles(const Scene<T>& s, Bins<T>& bins) {
   parallel_for(s.batch * bands, s.threads, fill);
 }
 
-// Fills `bins` for the call; throws BadValue. `bin_rays` (packet.h) does the lists of rays.
+// Fills `bins` for the call; throws BadValue. `bin_rays` (bin_rays.h) does the lists of rays.
 template <class T>
 static void prepare(const Scene<T>& s, Bins<T>& bins) {
   check_finite("means", s.means, s.geometry_batch, s.num, 3, s.threads);
@@ -243,6 +244,7 @@ static void prepare(const Scene<T>& s, Bins<T>& bins) {
     }
   };
   parallel_for(s.geometry_batch * chunks, s.threads, records);
+  if (!s.projection) return;
   Scratch<uint64_t> keys;
   keys.ensure(2 * s.num * s.threads);
   auto sort = [&](int worker, int64_t b) {
@@ -250,7 +252,7 @@ static void prepare(const Scene<T>& s, Bins<T>& bins) {
                      keys.data + 2 * s.num * worker);
   };
   parallel_for(s.batch, s.threads, sort);
-  if (s.projection) bin_tiles(s, bins);
+  bin_tiles(s, bins);
 }
 
 VOGE_NAMESPACE_END

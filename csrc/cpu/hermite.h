@@ -17,18 +17,15 @@ struct WeightMemory {
   Vec* sum_peak;                                                    // A of all entries before (n + 1)
   Vec *skipped, *bell_sum, *bell_z_sum;                             // accumulators of the adjoint
   Vec *cdf, *bell, *z;                                              // one row of pairs
-  int* column;
-
-  Scratch<int> columns;
+  Vec* slope;                                                       // A / sigma
 
   void attach(int64_t capacity) {
     const int64_t c = capacity + 1;
-    Vec* v = vectors.ensure(12 * c);
+    Vec* v = vectors.ensure(13 * c);
     weight = v, grad_weight = v + c, grad_peak = v + 2 * c, grad_length = v + 3 * c, grad_rate = v + 4 * c,
     sum_peak = v + 5 * c;
     skipped = v + 6 * c, bell_sum = v + 7 * c, bell_z_sum = v + 8 * c, cdf = v + 9 * c, bell = v + 10 * c,
-    z = v + 11 * c;
-    column = columns.ensure(c);
+    z = v + 11 * c, slope = v + 12 * c;
   }
 };
 
@@ -48,6 +45,14 @@ VOGE_INLINE int first_overlap(const Packet<T>& p, T low, int begin) {
   while (begin > 0 && p.high_before[begin - 1] >= low) --begin;
   while (begin < p.n && p.high_before[begin] < low) ++begin;
   return begin;
+}
+
+// The first entry from which on all begin behind `high`.
+template <class T>
+VOGE_INLINE int end_overlap(const Packet<T>& p, T high, int end) {
+  while (end > 0 && p.low_after[end - 1] > high) --end;
+  while (end < p.n && p.low_after[end] <= high) ++end;
+  return end;
 }
 
 // A node of row i: how far from l_i, and an interval that holds it in every lane.
@@ -78,7 +83,7 @@ static void hermite_rows(const Packet<T>& p, const HermiteRule& rule, WeightMemo
   const int n = p.n;
   w.sum_peak[0] = broadcast((T)0);
   for (int k = 0; k < n; ++k) w.sum_peak[k + 1] = w.sum_peak[k] + p.peak[k];
-  int begin = 0;
+  int begin = 0, end = 0;
   for (int i = 0; i < n; ++i) {
     Vec total = broadcast((T)0);
     const Vec sigma = shifted ? rcp(p.rate[i]) : total;
@@ -87,14 +92,9 @@ static void hermite_rows(const Packet<T>& p, const HermiteRule& rule, WeightMemo
       const T low = node.low, high = node.high;
       begin = first_overlap(p, low, begin);
       Vec depth = w.sum_peak[begin];
-      for (int k = begin; k < n && p.low_after[k] <= high; ++k) {
-        if (p.low[k] > high) continue;
-        if (p.high[k] < low) {
-          depth += p.peak[k];
-          continue;
-        }
+      end = end_overlap(p, high, end);
+      for (int k = begin; k < end; ++k)
         depth += p.peak[k] * normal_cdf(apart<shifted, T>(p, i, k, node.shift) * p.rate[k]);
-      }
       total += (T)rule.weight[q] * vexp(-depth);
     }
     w.weight[i] = p.peak[i] * total;
@@ -113,10 +113,11 @@ static void hermite_adjoint_rows(const Packet<T>& p, const HermiteRule& rule, We
   w.sum_peak[0] = zero;
   for (int k = 0; k < n; ++k) {
     w.sum_peak[k + 1] = w.sum_peak[k] + p.peak[k];
+    w.slope[k] = p.peak[k] * p.rate[k];
     w.skipped[k] = w.bell_sum[k] = w.bell_z_sum[k] = w.grad_peak[k] = w.grad_length[k] = w.grad_rate[k] = zero;
   }
   w.skipped[n] = zero;
-  int begin = 0;
+  int begin = 0, end = 0;
   for (int i = 0; i < n; ++i) {
     Vec total = zero;
     const Vec sigma = rcp(p.rate[i]);
@@ -125,30 +126,23 @@ static void hermite_adjoint_rows(const Packet<T>& p, const HermiteRule& rule, We
       const T low = node.low, high = node.high;
       begin = first_overlap(p, low, begin);
       Vec depth = w.sum_peak[begin];
-      int m = 0;
-      for (int k = begin; k < n && p.low_after[k] <= high; ++k) {
-        if (p.low[k] > high) continue;
-        w.column[m] = k;
-        if (p.high[k] < low) {
-          w.cdf[m] = broadcast((T)1), w.bell[m] = w.z[m] = zero;
-        } else {
-          w.z[m] = apart<shifted, T>(p, i, k, node.shift) * p.rate[k];
-          normal_cdf_bell(w.z[m], w.cdf[m], w.bell[m]);
-        }
-        depth += p.peak[k] * w.cdf[m++];
+      end = end_overlap(p, high, end);
+      for (int k = begin; k < end; ++k) {
+        w.z[k] = apart<shifted, T>(p, i, k, node.shift) * p.rate[k];
+        normal_cdf_bell(w.z[k], w.cdf[k], w.bell[k]);
+        depth += p.peak[k] * w.cdf[k];
       }
       const Vec through = (T)rule.weight[q] * vexp(-depth);
       total += through;
       const Vec h = -w.grad_weight[i] * p.peak[i] * through;
       w.skipped[begin] += h;
       Vec slope = zero;
-      for (int j = 0; j < m; ++j) {
-        const int k = w.column[j];
-        const Vec hb = h * w.bell[j];
-        w.grad_peak[k] += h * w.cdf[j];
+      for (int k = begin; k < end; ++k) {
+        const Vec hb = h * w.bell[k];
+        w.grad_peak[k] += h * w.cdf[k];
         w.bell_sum[k] += hb;
-        w.bell_z_sum[k] += hb * w.z[j];
-        slope += p.peak[k] * p.rate[k] * w.bell[j];
+        w.bell_z_sum[k] += hb * w.z[k];
+        slope += w.slope[k] * w.bell[k];
       }
       const Vec grad_t = h * slope * density;
       w.grad_length[i] += grad_t;
@@ -161,7 +155,7 @@ static void hermite_adjoint_rows(const Packet<T>& p, const HermiteRule& rule, We
   for (int k = n - 1; k >= 0; --k) {
     later += w.skipped[k + 1];
     w.grad_peak[k] += later;
-    w.grad_length[k] -= density * p.peak[k] * p.rate[k] * w.bell_sum[k];
+    w.grad_length[k] -= density * w.slope[k] * w.bell_sum[k];
     w.grad_rate[k] += density * p.peak[k] * rcp(p.rate[k]) * w.bell_z_sum[k];
   }
 }

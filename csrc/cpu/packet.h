@@ -91,10 +91,11 @@ static bool packet_rays(const Scene<T>& s, const Bins<T>& bins, int64_t block, i
       some |= inside;
     }
   } else {
+    const int64_t* order = bins.ray_order.data + (s.ray_batch == 1 ? 0 : block / bins.blocks_per_scene) * s.rays;
     for (int j = 0; j < P::lanes; ++j) {
-      const int64_t ray = in_scene * block_rays + i * P::lanes + j;
-      p.ray[j] = ray < s.rays ? ray : -1;
-      some |= ray < s.rays;
+      const int64_t place = in_scene * block_rays + i * P::lanes + j;
+      p.ray[j] = place < s.rays ? order[place] : -1;
+      some |= place < s.rays;
     }
   }
   return some;
