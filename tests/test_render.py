@@ -43,7 +43,8 @@ def camera(distance=3.0, dtype=torch.float64, size=(21, 27)):
 def projected(outputs, seed=3):
     """One number that depends on every output."""
     g = torch.Generator().manual_seed(seed)
-    return sum((x * torch.randn(x.shape, generator=g, dtype=torch.float64).to(x)).sum() for x in outputs)
+    given = [x for x in outputs if x is not None]
+    return sum((x * torch.randn(x.shape, generator=g, dtype=torch.float64).to(x)).sum() for x in given)
 
 
 @pytest.mark.parametrize("points", [1, 5])
@@ -65,22 +66,22 @@ def test_equals_the_numpy_definition(points, distance):
 @pytest.mark.parametrize("isa", _cpu.isas())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    ("kind", "medium", "max_hits", "quadrature", "points"),
+    ("kind", "medium", "max_hits", "quadrature", "points", "depth", "normals"),
     [
-        ("camera", "ray", None, "hermite", 1),
-        ("camera", "ray", 5, "hermite", 3),
-        ("camera", "world", 5, "hermite", 1),
-        ("inside", "ray", 5, "hermite", 1),
-        ("inside", "ray", None, "hermite", 3),
-        ("rays", "ray", 5, "hermite", 1),
-        ("rays", "world", None, "hermite", 3),
-        ("camera", "ray", None, "segments", 1),
-        ("camera", "world", 5, "segments", 2),
-        ("inside", "ray", 5, "segments", 3),
-        ("rays", "world", None, "segments", 5),
+        ("camera", "ray", None, "hermite", 1, "expected", False),
+        ("camera", "ray", 5, "hermite", 3, "expected", True),
+        ("camera", "world", 5, "hermite", 1, "median", True),
+        ("inside", "ray", 5, "hermite", 1, "expected", False),
+        ("inside", "ray", None, "hermite", 3, "median", False),
+        ("rays", "ray", 5, "hermite", 1, "expected", True),
+        ("rays", "world", None, "hermite", 3, "expected", False),
+        ("camera", "ray", None, "segments", 1, "expected", False),
+        ("camera", "world", 5, "segments", 2, "median", True),
+        ("inside", "ray", 5, "segments", 3, "expected", True),
+        ("rays", "world", None, "segments", 5, "expected", False),
     ],
 )
-def test_equals_the_reference(isa, dtype, medium, max_hits, quadrature, points, kind, monkeypatch):
+def test_equals_the_reference(isa, dtype, medium, max_hits, quadrature, points, kind, depth, normals, monkeypatch):
     monkeypatch.setenv("VOGE_ISA", isa)
     inputs = [x.requires_grad_() for x in scene(channels=13, dtype=dtype)]
     R, t = (x.requires_grad_() for x in pose(distance=0.3 if kind == "inside" else 3.0, dtype=dtype))
@@ -107,16 +108,20 @@ def test_equals_the_reference(isa, dtype, medium, max_hits, quadrature, points, 
             quadrature=quadrature,
             points=points,
             background=torch.linspace(0, 1, 13, dtype=dtype),
+            depth=depth,
+            normals=normals,
             backend=backend,
         )
         return o, torch.autograd.grad(projected(o), leaves)
 
     (o, grads), (expected, expected_grads) = both("cpu"), both("reference")
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
-    for got, want in zip(o, expected, strict=True):
+    for got, want in zip(o[:3], expected[:3], strict=True):
         torch.testing.assert_close(got, want, atol=tolerance, rtol=tolerance)
+    if normals:  # of length 1 however faint the ray is: errors are relative to its alpha
+        torch.testing.assert_close(o.normals, expected.normals, atol=50 * tolerance, rtol=0)
     for got, want in zip(grads, expected_grads, strict=True):
-        assert (got - want).abs().max() <= 5 * tolerance * want.abs().max() + tolerance
+        assert (got - want).abs().max() <= (50 if normals else 5) * tolerance * want.abs().max() + tolerance
 
 
 def test_far_thin_gaussians_keep_their_digits():
@@ -152,7 +157,7 @@ def test_batches_broadcast():
             )
             singles.append(one)
     stacked = [torch.stack([s[k] for s in singles]).view_as(o[k]) for k in range(3)]
-    for got, want in zip(o, stacked, strict=True):
+    for got, want in zip(o[:3], stacked, strict=True):
         torch.testing.assert_close(got, want, atol=0, rtol=0)
     total = torch.autograd.grad(projected(stacked), (means, shared))
     for got, want in zip(grads, total, strict=True):
@@ -177,8 +182,16 @@ def test_rays_of_several_shapes_and_batches():
 
 
 @pytest.mark.parametrize("kind", ["camera", "rays"])
-@pytest.mark.parametrize(("quadrature", "points"), [("hermite", 1), ("hermite", 4), ("segments", 1), ("segments", 2)])
-def test_gradcheck(kind, quadrature, points):
+@pytest.mark.parametrize(
+    ("quadrature", "points", "depth", "normals"),
+    [
+        ("hermite", 1, "expected", False),
+        ("hermite", 4, "median", True),
+        ("segments", 1, "median", False),
+        ("segments", 2, "expected", True),
+    ],
+)
+def test_gradcheck(kind, quadrature, points, depth, normals):
     means, precisions, density, features = scene(num=6)
     R, t = pose()
     K = intrinsics()[:2] * torch.tensor([[0.2], [0.2]], dtype=torch.float64)
@@ -188,7 +201,9 @@ def test_gradcheck(kind, quadrature, points):
     def run(means, root, density, features, a, b):
         g = voge.Gaussians(means, root @ root.mT, density)
         r = voge.Rays(a, b) if kind == "rays" else voge.Cameras(R, a, torch.cat([b, intrinsics()[2:]]), (3, 5))
-        return tuple(voge.render(g, r, features, threshold=0, quadrature=quadrature, points=points))
+        return voge.render(
+            g, r, features, threshold=0, quadrature=quadrature, points=points, depth=depth, normals=normals
+        )[: 4 if normals else 3]
 
     last = (origins, directions) if kind == "rays" else (t, K)
     leaves = (means, torch.linalg.cholesky(precisions), density, features, *last)
@@ -208,7 +223,7 @@ def test_opcheck():
     rays = camera().rays()
     args = (means[None], precisions[None], density[None], features[None])
     args = (*args, rays.origins.reshape(1, 1, 3), rays.directions.reshape(1, -1, 3), None, None)
-    torch.library.opcheck(torch.ops.voge.render, (*args, 0, 0, 0, 0.01, 0.0, False, False, 1))
+    torch.library.opcheck(torch.ops.voge.render, (*args, 0, 0, 0, 0.01, 0.0, False, False, 1, False, True))
 
 
 def test_compiles_as_one_graph():
@@ -243,7 +258,7 @@ def test_bit_identical_for_every_number_of_threads(kind):
             target = voge.Rays(*c.rays()[:2]) if kind == "rays" else c
             means, precisions, density, features = inputs
             o = voge.render(voge.Gaussians(means, precisions, density), target, features, max_hits=20, absorptivity=tau)
-            results.append([*o, *torch.autograd.grad(projected(o), [*inputs, R, t, tau])])
+            results.append([*o[:3], *torch.autograd.grad(projected(o), [*inputs, R, t, tau])])
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -376,11 +391,14 @@ def test_bad_input(backend, error, name, changes):
         good(backend=backend, **changes)
 
 
-def test_unknown_backends_and_what_is_not_there_yet():
+def test_unknown_choices():
     with pytest.raises(ValueError, match="backend"):
         good(backend="vulkan")
-    with pytest.raises(NotImplementedError, match="normals"):
-        _ = good().normals
+    with pytest.raises(ValueError, match="depth: expected one of"):
+        good(depth="nearest")
+    with pytest.raises(ValueError, match="capacity"):
+        good(capacity=0)
+    assert good().normals is None
 
 
 def test_invariant_to_rigid_motion_order_and_units():

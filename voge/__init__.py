@@ -14,7 +14,7 @@ from voge.render import Rendering, render
 __version__ = "0.1.0"
 __all__ = ["Cameras", "Fragments", "Gaussians", "Rays", "Rendering", "render", "trace"]
 
-_SUBPACKAGES = ("backends", "compat", "convert", "fit", "io", "reference")
+_SUBPACKAGES = ("backends", "compat", "convert", "distributed", "fit", "harmonics", "io", "lenses", "reference")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -46,7 +46,7 @@ class Fragments:
 
     def interpolate(self, x: Tensor) -> Tensor:
         """Weighted sum along every ray of x (..., N, C), whose batch broadcasts to the fragments': (..., H, W, C)."""
-        checks.tensor("x", x, (self.num, "C"), dtype=self.weights.dtype, device=self.weights.device)
+        checks.tensor("x", x, (self.num, "C"), dtype=self.weights.dtype, device=self.weights.device, finite=True)
         x = self._items("x", x, x.shape[:-2])
         y = ops.gather(self._flat(self.weights), self._flat(self.indices), self._offsets, x)
         return y.reshape(*self.batch_shape, *self.ray_shape, x.shape[-1])
@@ -64,7 +64,8 @@ class Fragments:
             **features** (..., N, C), the sum of weight times pixel over the rays that meet each Gaussian, and
             **weight_sum** (..., N). A texture is features / weight_sum; sum both over the batch to join several views.
         """
-        checks.tensor("image", image, (*self.ray_shape, "C"), dtype=self.weights.dtype, device=self.weights.device)
+        like = {"dtype": self.weights.dtype, "device": self.weights.device}
+        checks.tensor("image", image, (*self.ray_shape, "C"), **like, finite=True)
         own = image.shape[: image.dim() - len(self.ray_shape) - 1]
         self._items("image", image, own, len(self.ray_shape) + 1)
         image = image.expand(*self.batch_shape, *self.ray_shape, image.shape[-1]).reshape(-1, image.shape[-1])
@@ -138,7 +139,11 @@ def trace(
     if settings.backend == "cpu":
         from voge.backends import cpu
 
-        indices, offsets = cpu.trace(*(t.detach() for t in scene), x.valid, x.projection, *x.grid, *settings[:4])
+        try:
+            indices, offsets = cpu.trace(*(t.detach() for t in scene), x.valid, x.projection, *x.grid, *settings[:4])
+        except ValueError:
+            check_values(gaussians, x)  # says more of what came than the kernels do
+            raise
         lengths, peaks, widths = ops.hits(indices, offsets, *scene, settings.world)
         weights = ops.weights(lengths, peaks, widths, offsets, quadrature, points)
         slots = (indices, weights, lengths, peaks, widths)

@@ -108,14 +108,7 @@ def segments(peaks: Tensor, lengths: Tensor, widths: Tensor, points: int = 1) ->
         return peaks
     tiny = torch.finfo(peaks.dtype).tiny ** 0.5
 
-    # The cuts; those of absent Gaussians fall on the last real one, where they change nothing.
-    hit = (peaks > 0)[..., None].expand(*peaks.shape, points)
-    b0, b1, b2 = torch.tensor(CUTS[points], dtype=peaks.dtype, device=peaks.device).T
-    s = (peaks / (peaks + 4))[..., None]
-    t = lengths[..., None] + widths[..., None] * (b0 + s * (b1 + s * b2))
-    t, hit = t.flatten(-2), hit.flatten(-2)
-    last = torch.where(hit, t, t.amin(-1, keepdim=True)).amax(-1, keepdim=True)
-    t = torch.where(hit, t, last).sort(-1).values
+    t = _cuts(peaks, lengths, widths, points)
 
     # Shares of the density at the cuts, optical depths of the slabs: (..., cuts, K) and (..., cuts + 1, K).
     a, z = peaks[..., None, :], (t[..., None] - lengths[..., None, :]) / widths[..., None, :]
@@ -138,6 +131,18 @@ def segments(peaks: Tensor, lengths: Tensor, widths: Tensor, points: int = 1) ->
     moved = torch.minimum(gained, lost)
     c = gain * (moved / gained.clamp(min=tiny)) - loss * (moved / lost.clamp(min=tiny))
     return (start * (f * d + c).clamp(min=0)).sum(-2)  # the clamp is for rounding alone
+
+
+def _cuts(peaks: Tensor, lengths: Tensor, widths: Tensor, points: int) -> Tensor:
+    """Places (..., K * points) of the cuts in order; those of absent Gaussians fall on the last real one, where they
+    change nothing."""
+    hit = (peaks > 0)[..., None].expand(*peaks.shape, points)
+    b0, b1, b2 = torch.tensor(CUTS[points], dtype=peaks.dtype, device=peaks.device).T
+    s = (peaks / (peaks + 4))[..., None]
+    t = lengths[..., None] + widths[..., None] * (b0 + s * (b1 + s * b2))
+    t, hit = t.flatten(-2), hit.flatten(-2)
+    last = torch.where(hit, t, t.amin(-1, keepdim=True)).amax(-1, keepdim=True)
+    return torch.where(hit, t, last).sort(-1).values
 
 
 def _one_minus_exp_over(x: Tensor) -> Tensor:
@@ -230,16 +235,90 @@ def render(
     features: Tensor,  # (..., N, C)
     origins: Tensor,
     directions: Tensor,
+    *,
+    depth: str = "expected",
+    normals: bool = False,
+    quadrature: str = "hermite",
+    points: int = 1,
     **options,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Composite along every ray: features sum W x (..., R, C), alpha sum W (..., R), depth sum W l / sum W (..., R).
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Composite along every ray: features sum W x (..., R, C), alpha sum W and depth (..., R), normals (..., R, 3).
 
-    Options are those of trace(). No background is added; a ray without a hit has zeros.
+    Depth is sum W l / sum W, or with "median" where half of the absorption lies in front; normals, if wanted, are minus
+    the integral of T grad rho. Options are those of trace(). No background is added; a ray without a hit has zeros.
     """
-    indices, weights, lengths, _, _ = trace(means, precisions, density, origins, directions, **options)
+    indices, weights, lengths, peaks, widths = trace(
+        means, precisions, density, origins, directions, quadrature=quadrature, points=points, **options
+    )
     alpha = weights.sum(-1)
-    depth = (weights * lengths).sum(-1) / torch.where(alpha > 0, alpha, 1)
-    return interpolate(indices, weights, features), alpha, depth
+    if depth == "median":
+        length = median(peaks, lengths, widths)
+    else:
+        length = (weights * lengths).sum(-1) / torch.where(alpha > 0, alpha, 1)
+    if not normals:
+        return interpolate(indices, weights, features), alpha, length, means.new_zeros(*alpha.shape, 3)
+    stops = stopped_hermite if quadrature == "hermite" else stopped_segments
+    stopped = stops(peaks, lengths, widths, points) * widths**2
+    d = normalize(directions, dim=-1, eps=0)
+    P = (precisions + precisions.mT) / 2
+    # sum_k P_k (W_k (l_k d - V_k) - sigma_k^2 S_k d): P is linear in what is interpolated along the ray.
+    number = interpolate(indices, weights * lengths - stopped, P.flatten(-2)).unflatten(-1, (3, 3))
+    offset = (P @ means[..., None])[..., 0]
+    pull = (
+        interpolate(indices, weights, offset)
+        - (interpolate(indices, weights, P.flatten(-2)).unflatten(-1, (3, 3)) @ origins[..., None])[..., 0]
+    )
+    return interpolate(indices, weights, features), alpha, length, (number @ d[..., None])[..., 0] - pull
+
+
+def stopped_hermite(peaks: Tensor, lengths: Tensor, widths: Tensor, points: int = 1) -> Tensor:
+    """S (..., K): the integral of -T' rho_k = T R rho_k, R = sum rho, by the nodes of hermite()."""
+    nodes, shares = (torch.as_tensor(a, dtype=peaks.dtype, device=peaks.device) for a in hermgauss(points))
+    t = lengths[..., None] + math.sqrt(2) * widths[..., None] * nodes
+    z = (t[..., None] - lengths[..., None, None, :]) / widths[..., None, None, :]
+    a = peaks[..., None, None, :]
+    through = torch.exp(-(a * ndtr(z)).sum(-1))
+    total = (a * torch.exp(-z * z / 2) / (math.sqrt(2 * math.pi) * widths[..., None, None, :])).sum(-1)
+    return peaks * (through * total * (shares / math.sqrt(math.pi))).sum(-1)
+
+
+def stopped_segments(peaks: Tensor, lengths: Tensor, widths: Tensor, points: int = 1) -> Tensor:
+    """The same by the slabs of segments(): in each, rho_k changes linearly with optical depth."""
+    if peaks.shape[-1] == 0:
+        return peaks
+    t = _cuts(peaks, lengths, widths, points)
+    a, z = peaks[..., None, :], (t[..., None] - lengths[..., None, :]) / widths[..., None, :]
+    rho = pad(a * torch.exp(-z * z / 2) / (math.sqrt(2 * math.pi) * widths[..., None, :]), (0, 0, 1, 1))
+    depth = (a * pad(ndtr(z), (0, 0, 1, 0)).diff(dim=-2, append=torch.ones_like(z[..., :1, :]))).sum(-1, keepdim=True)
+    start = torch.exp(-pad(depth.cumsum(-2)[..., :-1, :], (0, 0, 1, 0)))
+    f, e = _one_minus_exp_over(depth), torch.exp(-depth)
+    at_end = f - e
+    return (start * (rho[..., :-1, :] * (1 - e - at_end) + rho[..., 1:, :] * at_end)).sum(-2)
+
+
+def median(peaks: Tensor, lengths: Tensor, widths: Tensor) -> Tensor:
+    """The length (...) in front of which half of the absorption lies, differentiable; 0 without a hit."""
+    if peaks.shape[-1] == 0:
+        return peaks.new_zeros(peaks.shape[:-1])
+
+    def depth_at(t: Tensor) -> Tensor:
+        return (peaks * ndtr((t[..., None] - lengths) / widths)).sum(-1)
+
+    wanted = -torch.log((1 + torch.exp(-peaks.sum(-1))) / 2)
+    hit = peaks > 0
+    with torch.no_grad():
+        low = torch.where(hit, lengths - 9 * widths, math.inf).amin(-1)
+        high = torch.where(hit, lengths + 9 * widths, -math.inf).amax(-1)
+        span, some = high - low, hit.any(-1)
+        low, high = torch.where(some, low, 0), torch.where(some, high, 0)
+        for _ in range(80):
+            t = (low + high) / 2
+            before = depth_at(t) < wanted
+            low, high = torch.where(before, t, low), torch.where(before, high, t)
+        z = (t[..., None] - lengths) / widths
+        slope = (peaks * torch.exp(-z * z / 2) / (math.sqrt(2 * math.pi) * widths)).sum(-1)
+        slope = torch.where(slope > 1e-3 * peaks.sum(-1) / span, slope, math.inf)
+    return t + torch.where(some, (wanted - depth_at(t)) / slope, 0)  # Newton's step carries the gradient
 
 
 def interpolate(indices: Tensor, weights: Tensor, features: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from voge.rays import Rays, check_shapes
 
 MAX_POINTS = {"hermite": 8, "segments": 5}
 MEDIA = ("ray", "world")
+DEPTHS = ("expected", "median")
 
 
 class Rendering(NamedTuple):
@@ -24,16 +25,16 @@ class Rendering(NamedTuple):
     Attributes:
         features: (..., H, W, C), or (..., C) for rays: sum of weight times feature, background included.
         alpha: (..., H, W): sum of the weights; under hermite it can pass 1.
-        depth: (..., H, W): expected length along the unit ray, sum W l / sum W; 0 where nothing is hit.
+        depth: (..., H, W): length along the unit ray; 0 where nothing is hit. "expected": sum W l / sum W; "median":
+            where half of what the ray loses in all is lost.
+        normals: (..., H, W, 3) in the world, of length 1 (0 where nothing is hit), along minus the integral of
+            T grad rho; None unless asked for.
     """
 
     features: Tensor
     alpha: Tensor
     depth: Tensor
-
-    @property
-    def normals(self) -> Tensor:
-        raise NotImplementedError("normals are not rendered yet")
+    normals: Tensor | None = None
 
 
 class Settings(NamedTuple):
@@ -76,6 +77,8 @@ def render(
     quadrature: str = "hermite",
     points: int = 1,
     background: Tensor | None = None,
+    depth: str = "expected",
+    normals: bool = False,
     backend: str | None = None,
     capacity: int | None = None,
 ) -> Rendering:
@@ -93,8 +96,11 @@ def render(
         absorptivity: tau > 0, scales every density; a float or a tensor of one value.
         medium: "ray": the optical depth through a centre does not depend on the direction (the VoGE paper); "world": a
             physical medium, it grows with the width along the ray.
-        quadrature: "hermite" with 1 to 8 `points` (1: the paper's rule); "segments" needs backend="reference" for now.
+        quadrature: "hermite" with 1 to 8 `points` (1: the paper's rule), or "segments" with 1 to 5: weights that are
+            never negative and sum to 1 - T(inf).
         background: what shows through, (C,) or (..., H, W, C): enters with max(0, 1 - alpha). None: black.
+        depth: "expected" or "median", see Rendering; the median has no gradient where it lies in a gap between Gaussians.
+        normals: whether to render normals too.
         backend: None (by device), "cpu" or "reference".
         capacity: a hint for CUDA graphs, not used on the CPU.
 
@@ -102,16 +108,28 @@ def render(
         TypeError, ValueError: types, shapes, devices; values that are not finite, not positive definite, out of range.
     """
     settings = check_settings(gaussians, max_hits, threshold, near, medium, quadrature, points, backend)
+    if depth not in DEPTHS:
+        raise ValueError(f"depth: expected one of {DEPTHS}, got {depth!r}")
+    checks.tensor("features", features, (gaussians.num, "C"))
+    if capacity is not None:
+        checks.integer("capacity", capacity, 1, None)
     x = flatten(gaussians, cameras_or_rays, features, absorptivity)
     if settings.backend == "cpu":
         from voge.backends import cpu
 
         scene = (x.means, x.precisions, x.density, x.features, x.origins, x.directions, x.valid, x.projection)
-        image, alpha, depth = cpu.render(*scene, *x.grid, *settings[:4], quadrature == "segments", points)
+        options = (*x.grid, *settings[:4], quadrature == "segments", points, depth == "median", normals)
+        try:
+            image, alpha, length, normal = cpu.render(*scene, *options)
+        except ValueError:
+            check_values(gaussians, x)  # says more of what came than the kernels do
+            raise
     else:
         check_values(gaussians, x)
-        image, alpha, depth = reference.render(
+        image, alpha, length, normal = reference.render(
             *(x.means, x.precisions, x.density, x.features, x.origins, x.directions),
+            depth=depth,
+            normals=normals,
             valid=x.valid,
             max_hits=max_hits,
             threshold=settings.threshold,
@@ -121,11 +139,17 @@ def render(
             points=points,
         )
     shape = (*x.batch, *x.ray_shape)
-    image, alpha, depth = image.reshape(*shape, features.shape[-1]), alpha.reshape(shape), depth.reshape(shape)
+    image, alpha, length = image.reshape(*shape, features.shape[-1]), alpha.reshape(shape), length.reshape(shape)
     if background is not None:
         check_background(background, image)
         image = image + (1 - alpha).clamp(min=0)[..., None] * background
-    return Rendering(image, alpha, depth)
+    return Rendering(image, alpha, length, unit(normal.reshape(*shape, 3)) if normals else None)
+
+
+def unit(v: Tensor) -> Tensor:
+    """v (..., 3) at length 1; 0 stays 0, and its gradient."""
+    square = v.square().sum(-1, keepdim=True)
+    return v * torch.where(square > 0, square, torch.inf).rsqrt()
 
 
 def check_settings(
@@ -178,9 +202,9 @@ def flatten(
         ray_batch, ray_shape = shape[:depth], shape[depth:]
         rays = ray_shape.numel()
         shared = origins.shape[:-1].numel() == 1 and ray_batch.numel() == 1
-        origins = origins.reshape(1, 1, 3) if shared else origins.expand(*shape, 3).reshape(-1, rays, 3)
-        directions = directions.expand(*shape, 3).reshape(-1, rays, 3)
-        valid = None if valid is None else valid.expand(shape).reshape(-1, rays)
+        origins = origins.reshape(1, 1, 3) if shared else origins.expand(*shape, 3).reshape(ray_batch.numel(), rays, 3)
+        directions = directions.expand(*shape, 3).reshape(ray_batch.numel(), rays, 3)
+        valid = None if valid is None else valid.expand(shape).reshape(ray_batch.numel(), rays)
         shapes["rays"] = ray_batch
     else:
         cameras = as_cameras(cameras_or_rays)
@@ -258,7 +282,9 @@ def check_background(background: Tensor, image: Tensor) -> None:
 
 
 def check_values(gaussians: Gaussians, x: Inputs) -> None:
-    """The value checks of the native kernels, for the reference."""
+    """The value checks of the native kernels, of every value."""
     gaussians.check()
-    checks.every("features", x.features.isfinite(), "finite values", x.features)
-    Rays(x.origins, x.directions, x.valid).check()
+    parts = (x.features, x.origins, x.directions, x.valid)
+    features, *rays = (y if y is None or x.batch else y[0] for y in parts)
+    checks.every("features", features.isfinite(), "finite values", features)
+    Rays(*rays).check()

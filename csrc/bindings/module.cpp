@@ -7,6 +7,7 @@
 
 using namespace pybind11::literals;
 
+void bind_cameras(pybind11::module_& m);
 void bind_fragments(pybind11::module_& m);
 
 namespace voge {
@@ -75,6 +76,7 @@ Scene<T> make_scene(const py::dict& d) {
   s.threshold = py::cast<double>(d["threshold"]), s.near = py::cast<double>(d["near"]);
   s.world = py::cast<bool>(d["world"]);
   s.segments = py::cast<bool>(d["segments"]), s.points = py::cast<int>(d["points"]);
+  s.median = py::cast<bool>(d["median"]);
   s.threads = py::cast<int>(d["threads"]);
   if (s.threads < 1) s.threads = 1;
   return s;
@@ -90,6 +92,7 @@ void render_forward(const py::dict& d, void (*kernel)(const Scene<T>&, const Ren
   r.image = values<T>(d["image"], "image", {s.batch, s.rays, r.channels});
   r.alpha = values<T>(d["alpha"], "alpha", {s.batch, s.rays});
   r.depth = values<T>(d["depth"], "depth", {s.batch, s.rays});
+  r.normals = values<T>(d["normals"], "normals", {s.batch, s.rays, 3});
   released([&] { kernel(s, r); });
 }
 
@@ -103,6 +106,7 @@ void render_backward(const py::dict& d, void (*kernel)(const Scene<T>&, const Re
   r.grad_image = values<T>(d["grad_image"], "grad_image", {s.batch, s.rays, r.channels});
   r.grad_alpha = values<T>(d["grad_alpha"], "grad_alpha", {s.batch, s.rays});
   r.grad_depth = values<T>(d["grad_depth"], "grad_depth", {s.batch, s.rays});
+  r.grad_normals = values<T>(d["grad_normals"], "grad_normals", {s.batch, s.rays, 3});
   r.grad_means = values<T>(d["grad_means"], "grad_means", {s.geometry_batch, s.num, 3});
   r.grad_precisions = values<T>(d["grad_precisions"], "grad_precisions", {s.geometry_batch, s.num, 3, 3});
   r.grad_density = values<T>(d["grad_density"], "grad_density", {s.geometry_batch, s.num});
@@ -173,5 +177,6 @@ PYBIND11_MODULE(_cpu, m) {
                         "hits"_a = counters.hits, "overlapping_pairs"_a = counters.overlapping_pairs);
       },
       "Processor cycles by stage summed over threads, hits, and pairs of hits closer than the cut-off.");
+  bind_cameras(m);
   bind_fragments(m);
 }

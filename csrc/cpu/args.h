@@ -25,6 +25,7 @@ struct Scene {
   bool world;              // medium: optical depth grows with the width along the ray
   bool segments;           // quadrature: segments, else hermite
   int points;              // of the quadrature
+  bool median;             // depth: where half of the absorption is reached, else the mean
   int threads;
 };
 
@@ -35,6 +36,7 @@ struct RenderForward {
   T* image;           // (batch, rays, channels)
   T* alpha;           // (batch, rays)
   T* depth;           // (batch, rays)
+  T* normals;         // (batch, rays, 3), or null: not wanted
 };
 
 template <class T>
@@ -42,6 +44,7 @@ struct RenderBackward {
   int64_t feature_batch, channels;
   const T* features;
   const T *grad_image, *grad_alpha, *grad_depth;
+  const T* grad_normals;  // null: not wanted
   T *grad_means, *grad_precisions, *grad_density;  // of the inputs' shapes
   T* grad_features;
   T *grad_origins, *grad_directions;  // null: not wanted

@@ -214,6 +214,12 @@ struct Growing {
   V& operator[](int64_t i) { return memory.data[i]; }
 };
 
+// A Gaussian of the block: its least length on the rays that may hit it, and which these are.
+struct Candidate {
+  uint64_t key;  // bits of the length, index
+  uint64_t rays;
+};
+
 // What the search of one thread needs.
 template <class T>
 struct RaySearch {
@@ -234,12 +240,13 @@ struct RaySearch {
   Ray rays[block_rays];
   uint64_t alive;
   Scratch<Waiting> stack;
-  Growing<uint64_t> candidates;  // bits of the least length, Gaussian
+  Growing<Candidate> candidates;
   Growing<Pair> pairs;
-  Growing<int32_t> lists;  // of all blocks that this thread has searched
-  Scratch<T> nearest;      // surest max_hits lengths of every ray, ascending
-  int known[block_rays];   // how many of them there are
-  Scratch<uint64_t> sorting;
+  Growing<int32_t> lists;     // of all blocks that this thread has searched
+  Growing<uint64_t> rays_of;  // beside them
+  Scratch<T> nearest;         // surest max_hits lengths of every ray, ascending
+  int known[block_rays];      // how many of them there are
+  Scratch<Candidate> sorting;
 };
 
 VOGE_INLINE uint64_t candidate_key(float length, int32_t gaussian) {
@@ -250,26 +257,26 @@ VOGE_INLINE uint64_t candidate_key(float length, int32_t gaussian) {
 }
 
 // Ascending; a few by insertion, many by digits of eight bits, of which those that are all the same are skipped.
-inline void sort_keys(uint64_t* a, int64_t n, Scratch<uint64_t>& memory) {
+inline void sort_candidates(Candidate* a, int64_t n, Scratch<Candidate>& memory) {
   if (n <= 32) {
     for (int64_t i = 1; i < n; ++i) {
-      const uint64_t x = a[i];
+      const Candidate x = a[i];
       int64_t j = i;
-      for (; j > 0 && a[j - 1] > x; --j) a[j] = a[j - 1];
+      for (; j > 0 && a[j - 1].key > x.key; --j) a[j] = a[j - 1];
       a[j] = x;
     }
     return;
   }
-  uint64_t *from = a, *to = memory.ensure(n);
+  Candidate *from = a, *to = memory.ensure(n);
   for (int shift = 0; shift < 64; shift += 8) {
     int32_t start[257] = {0};
-    for (int64_t i = 0; i < n; ++i) ++start[(from[i] >> shift & 255) + 1];
-    if (start[(from[0] >> shift & 255) + 1] == n) continue;
+    for (int64_t i = 0; i < n; ++i) ++start[(from[i].key >> shift & 255) + 1];
+    if (start[(from[0].key >> shift & 255) + 1] == n) continue;
     for (int i = 0; i < 256; ++i) start[i + 1] += start[i];
-    for (int64_t i = 0; i < n; ++i) to[start[from[i] >> shift & 255]++] = from[i];
+    for (int64_t i = 0; i < n; ++i) to[start[from[i].key >> shift & 255]++] = from[i];
     exchange(from, to);
   }
-  if (from != a) memcpy(a, from, sizeof(uint64_t) * n);
+  if (from != a) memcpy(a, from, sizeof(Candidate) * n);
 }
 
 template <class T>
@@ -306,6 +313,7 @@ static void search_leaf(const BoxLeaf<T>& leaf, uint64_t rays, T reach, T near, 
   constexpr int lanes = Simd<T>::lanes;
   Vec closest = broadcast((T)INFINITY);
   unsigned found = 0;
+  uint64_t rays_of[lanes];
   const int64_t first = search.candidates.size;
   for (; rays; rays &= rays - 1) {
     const int r = __builtin_ctzll(rays);
@@ -328,8 +336,8 @@ static void search_leaf(const BoxLeaf<T>& leaf, uint64_t rays, T reach, T near, 
       const Vec inside = vmax(reach - error, broadcast((T)0));
       const unsigned sure = bits((apart <= inside * inside) & (soonest > near));
       if (!found) {  // a place for every Gaussian of the leaf
-        uint64_t* keys = search.candidates.extend(lanes);
-        for (int c = 0; c < lanes; ++c) keys[c] = candidate_key(INFINITY, leaf.gaussian[c]);
+        Candidate* places = search.candidates.extend(lanes);
+        for (int c = 0; c < lanes; ++c) places[c] = {candidate_key(INFINITY, leaf.gaussian[c]), 0};
       }
       found |= hit;
       T* sorted = search.nearest.data + r * max_hits;
@@ -347,14 +355,16 @@ static void search_leaf(const BoxLeaf<T>& leaf, uint64_t rays, T reach, T near, 
       if (n == max_hits) ray.limit = sorted[n - 1];
     } else {
       if (!hit) continue;
+      if (!found) memset(rays_of, 0, sizeof rays_of);
       found |= hit;
+      for (; hit; hit &= hit - 1) rays_of[__builtin_ctz(hit)] |= uint64_t{1} << r;
       closest = vmin(closest, select(maybe, length, broadcast((T)INFINITY)));
     }
   }
   if constexpr (!limited) {
     for (; found; found &= found - 1) {
       const int c = __builtin_ctz(found);
-      *search.candidates.extend(1) = candidate_key((float)closest[c], leaf.gaussian[c]);
+      *search.candidates.extend(1) = {candidate_key((float)closest[c], leaf.gaussian[c]), rays_of[c]};
     }
   }
 }
@@ -423,18 +433,18 @@ static void search_block(const BoxTree<T>& tree, T near, int64_t max_hits, RaySe
 // Of the pairs, those that may be among the nearest; a Gaussian without any is none of the block's.
 template <class T>
 static void cut_candidates(RaySearch<T>& search) {
-  Growing<uint64_t>& keys = search.candidates;
+  Growing<Candidate>& candidates = search.candidates;
   for (int64_t i = 0; i < search.pairs.size; ++i) {
     const typename RaySearch<T>::Pair& p = search.pairs[i];
     if (p.surely_after > search.rays[p.ray].limit) continue;
-    uint64_t& key = keys[p.candidate];
-    key = least(key, candidate_key((float)p.length, (int32_t)(uint32_t)key));
+    Candidate& c = candidates[p.candidate];
+    c.key = least(c.key, candidate_key((float)p.length, (int32_t)(uint32_t)c.key));
+    c.rays |= uint64_t{1} << p.ray;
   }
-  const uint64_t none = candidate_key(INFINITY, 0);
   int64_t n = 0;
-  for (int64_t i = 0; i < keys.size; ++i)
-    if (keys[i] < none) keys[n++] = keys[i];
-  keys.size = n;
+  for (int64_t i = 0; i < candidates.size; ++i)
+    if (candidates[i].rays) candidates[n++] = candidates[i];
+  candidates.size = n;
 }
 
 // The list of one block; where it begins among the thread's lists, and how long it is.
@@ -451,9 +461,11 @@ static int64_t search_list(const Scene<T>& s, const BoxTree<T>& tree, RaySearch<
     search_block<false>(tree, (T)s.near, 0, search);
   }
   const int64_t n = search.candidates.size;
-  sort_keys(search.candidates.memory.data, n, search.sorting);
+  sort_candidates(search.candidates.memory.data, n, search.sorting);
   int32_t* list = search.lists.extend(n);
-  for (int64_t i = 0; i < n; ++i) list[i] = (int32_t)(uint32_t)search.candidates[i];
+  uint64_t* rays_of = search.rays_of.extend(n);
+  for (int64_t i = 0; i < n; ++i)
+    list[i] = (int32_t)(uint32_t)search.candidates[i].key, rays_of[i] = search.candidates[i].rays;
   return n;
 }
 
@@ -502,10 +514,14 @@ static void bin_rays(const Scene<T>& s, Bins<T>& bins, Workers& team) {
   for (int64_t i = 0; i < bins.blocks; ++i) offsets[i + 1] += offsets[i];
   bins.pairs = offsets[bins.blocks];
   int32_t* list = bins.list.ensure(bins.pairs + 1);
-  for (int64_t i = 0; i < bins.blocks; ++i)
-    if (offsets[i + 1] > offsets[i])
-      memcpy(list + offsets[i], searches[places.data[i].worker].lists.memory.data + places.data[i].begin,
-             sizeof(int32_t) * (offsets[i + 1] - offsets[i]));
+  uint64_t* rays_of = bins.rays_of.ensure(bins.pairs + 1);
+  for (int64_t i = 0; i < bins.blocks; ++i) {
+    const int64_t n = offsets[i + 1] - offsets[i];
+    if (n == 0) continue;
+    const RaySearch<T>& mine = searches[places.data[i].worker];
+    memcpy(list + offsets[i], mine.lists.memory.data + places.data[i].begin, sizeof(int32_t) * n);
+    memcpy(rays_of + offsets[i], mine.rays_of.memory.data + places.data[i].begin, sizeof(uint64_t) * n);
+  }
 }
 
 VOGE_NAMESPACE_END

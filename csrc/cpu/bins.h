@@ -41,6 +41,7 @@ struct Bins {
   Scratch<int64_t> offsets;         // (blocks + 1)
   Scratch<int32_t> list;            // Gaussian of each pair, block by block
   Scratch<int32_t> order;           // (batch, num) by distance; of cameras
+  Scratch<uint64_t> rays_of;        // of each pair, a bit a ray of the block: who may hit; of lists of rays
   Scratch<int64_t> ray_order;       // (ray_batch, rays): neighbours side by side; of lists of rays
 };
 

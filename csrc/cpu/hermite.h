@@ -1,6 +1,8 @@
 // Weights of a packet's hits by Gauss-Hermite quadrature, and their adjoint: core/hermite.h, one ray a lane.
 //
 // W_i = A_i sum_p w_p T(l_i + c_p sigma_i),  T(t) = exp(-sum_k A_k Phi((t - l_k) / sigma_k)).
+// With `stops` also S_i, the density of i where the ray is stopped: the integral of -T' rho_i = T R rho_i, R = sum rho,
+//   S_i = A_i sum_p w_p T R,  R(t) = sum_k A_k phi((t - l_k) / sigma_k) / sigma_k.
 // A pair (i, k) costs nothing when the whole of k lies in front of t in every lane (a running sum of A stands for all
 // such), or behind.
 #pragma once
@@ -14,6 +16,7 @@ struct WeightMemory {
   typedef typename Simd<T>::Vec Vec;
   Scratch<Vec> vectors;
   Vec *weight, *grad_weight, *grad_peak, *grad_length, *grad_rate;  // per entry
+  Vec *stop, *grad_stop, *stop_sum;                                 // S and what belongs to it
   Vec* sum_peak;                                                    // A of all entries before (n + 1)
   Vec *skipped, *bell_sum, *bell_z_sum;                             // accumulators of the adjoint
   Vec *cdf, *bell, *z;                                              // one row of pairs
@@ -21,11 +24,12 @@ struct WeightMemory {
 
   void attach(int64_t capacity) {
     const int64_t c = capacity + 1;
-    Vec* v = vectors.ensure(13 * c);
+    Vec* v = vectors.ensure(16 * c);
     weight = v, grad_weight = v + c, grad_peak = v + 2 * c, grad_length = v + 3 * c, grad_rate = v + 4 * c,
     sum_peak = v + 5 * c;
     skipped = v + 6 * c, bell_sum = v + 7 * c, bell_z_sum = v + 8 * c, cdf = v + 9 * c, bell = v + 10 * c,
     z = v + 11 * c, slope = v + 12 * c;
+    stop = v + 13 * c, grad_stop = v + 14 * c, stop_sum = v + 15 * c;
   }
 };
 
@@ -77,34 +81,47 @@ VOGE_INLINE typename Simd<T>::Vec apart(const Packet<T>& p, int i, int k, typena
   return shifted ? difference + shift : difference;
 }
 
-template <bool shifted, class T>
+template <bool shifted, bool stops, class T>
 static void hermite_rows(const Packet<T>& p, const HermiteRule& rule, WeightMemory<T>& w) {
   typedef typename Simd<T>::Vec Vec;
   const int n = p.n;
-  w.sum_peak[0] = broadcast((T)0);
+  const Vec zero = broadcast((T)0);
+  const T density = (T)0.39894228040143267794;  // 1 / sqrt(2 pi)
+  w.sum_peak[0] = zero;
   for (int k = 0; k < n; ++k) w.sum_peak[k + 1] = w.sum_peak[k] + p.peak[k];
   int begin = 0, end = 0;
   for (int i = 0; i < n; ++i) {
-    Vec total = broadcast((T)0);
-    const Vec sigma = shifted ? rcp(p.rate[i]) : total;
+    Vec total = zero, stopped = zero;
+    const Vec sigma = shifted ? rcp(p.rate[i]) : zero;
     for (int q = 0; q < rule.points; ++q) {
       const Node<T> node = place_node<shifted>(p, i, rule.at[q], sigma);
-      const T low = node.low, high = node.high;
-      begin = first_overlap(p, low, begin);
-      Vec depth = w.sum_peak[begin];
-      end = end_overlap(p, high, end);
-      for (int k = begin; k < end; ++k)
-        depth += p.peak[k] * normal_cdf(apart<shifted, T>(p, i, k, node.shift) * p.rate[k]);
-      total += (T)rule.weight[q] * vexp(-depth);
+      begin = first_overlap(p, node.low, begin);
+      end = end_overlap(p, node.high, end);
+      Vec depth = w.sum_peak[begin], slope = zero;
+      for (int k = begin; k < end; ++k) {
+        const Vec z = apart<shifted, T>(p, i, k, node.shift) * p.rate[k];
+        if constexpr (stops) {
+          Vec cdf, bell;
+          normal_cdf_bell(z, cdf, bell);
+          depth += p.peak[k] * cdf, slope += p.peak[k] * p.rate[k] * bell;
+        } else {
+          depth += p.peak[k] * normal_cdf(z);
+        }
+      }
+      const Vec through = (T)rule.weight[q] * vexp(-depth);
+      total += through;
+      if constexpr (stops) stopped += through * slope * density;
     }
     w.weight[i] = p.peak[i] * total;
+    if constexpr (stops) w.stop[i] = p.peak[i] * stopped;
   }
 }
 
 // From grad_weight: weight, grad_peak, grad_length, grad_rate. With h = -dL/dW_i A_i w_p T, each pair adds h Phi to the
 // peak, h A phi / sigma to the lengths, h A phi z sigma to the rate; the sums over i are kept without their common
-// factors.
-template <bool shifted, class T>
+// factors. With H = dL/dS_i A_i w_p T, which adds H R to -h, each pair adds H phi / sigma to the peak, -H A phi z / sigma^2
+// to the lengths, H A phi (1 - z^2) to the rate.
+template <bool shifted, bool stops, class T>
 static void hermite_adjoint_rows(const Packet<T>& p, const HermiteRule& rule, WeightMemory<T>& w) {
   typedef typename Simd<T>::Vec Vec;
   const int n = p.n;
@@ -115,41 +132,54 @@ static void hermite_adjoint_rows(const Packet<T>& p, const HermiteRule& rule, We
     w.sum_peak[k + 1] = w.sum_peak[k] + p.peak[k];
     w.slope[k] = p.peak[k] * p.rate[k];
     w.skipped[k] = w.bell_sum[k] = w.bell_z_sum[k] = w.grad_peak[k] = w.grad_length[k] = w.grad_rate[k] = zero;
+    if (stops) w.stop_sum[k] = zero;
   }
   w.skipped[n] = zero;
   int begin = 0, end = 0;
   for (int i = 0; i < n; ++i) {
-    Vec total = zero;
+    Vec total = zero, stopped = zero;
     const Vec sigma = rcp(p.rate[i]);
     for (int q = 0; q < rule.points; ++q) {
       const Node<T> node = place_node<shifted>(p, i, rule.at[q], sigma);
-      const T low = node.low, high = node.high;
-      begin = first_overlap(p, low, begin);
-      Vec depth = w.sum_peak[begin];
-      end = end_overlap(p, high, end);
+      begin = first_overlap(p, node.low, begin);
+      end = end_overlap(p, node.high, end);
+      Vec depth = w.sum_peak[begin], slope = zero;
       for (int k = begin; k < end; ++k) {
         w.z[k] = apart<shifted, T>(p, i, k, node.shift) * p.rate[k];
         normal_cdf_bell(w.z[k], w.cdf[k], w.bell[k]);
         depth += p.peak[k] * w.cdf[k];
+        if (stops) slope += w.slope[k] * w.bell[k];
       }
       const Vec through = (T)rule.weight[q] * vexp(-depth);
       total += through;
-      const Vec h = -w.grad_weight[i] * p.peak[i] * through;
+      Vec grad_through = w.grad_weight[i], H = zero;
+      if constexpr (stops) {
+        stopped += through * slope * density;
+        grad_through += w.grad_stop[i] * slope * density;
+        H = w.grad_stop[i] * p.peak[i] * through;
+      }
+      const Vec h = -grad_through * p.peak[i] * through;
       w.skipped[begin] += h;
-      Vec slope = zero;
+      Vec grad_t = zero;
       for (int k = begin; k < end; ++k) {
-        const Vec hb = h * w.bell[k];
+        Vec hb = h * w.bell[k];
         w.grad_peak[k] += h * w.cdf[k];
+        if constexpr (stops) {
+          const Vec Hb = H * w.bell[k];
+          w.stop_sum[k] += Hb;
+          hb -= Hb * w.z[k] * p.rate[k];
+        }
         w.bell_sum[k] += hb;
         w.bell_z_sum[k] += hb * w.z[k];
-        slope += w.slope[k] * w.bell[k];
+        grad_t += stops ? w.slope[k] * hb : w.slope[k] * w.bell[k];
       }
-      const Vec grad_t = h * slope * density;
+      grad_t *= stops ? broadcast(density) : h * density;
       w.grad_length[i] += grad_t;
       if (shifted) w.grad_rate[i] -= grad_t * (T)rule.at[q] * sigma * sigma;
     }
     w.weight[i] = p.peak[i] * total;
     w.grad_peak[i] += w.grad_weight[i] * total;
+    if constexpr (stops) w.stop[i] = p.peak[i] * stopped, w.grad_peak[i] += w.grad_stop[i] * stopped;
   }
   Vec later = zero;  // rows that counted this entry as wholly in front
   for (int k = n - 1; k >= 0; --k) {
@@ -157,6 +187,10 @@ static void hermite_adjoint_rows(const Packet<T>& p, const HermiteRule& rule, We
     w.grad_peak[k] += later;
     w.grad_length[k] -= density * w.slope[k] * w.bell_sum[k];
     w.grad_rate[k] += density * p.peak[k] * rcp(p.rate[k]) * w.bell_z_sum[k];
+    if constexpr (stops) {
+      w.grad_peak[k] += density * p.rate[k] * w.stop_sum[k];
+      w.grad_rate[k] += density * p.peak[k] * w.stop_sum[k];
+    }
   }
 }
 

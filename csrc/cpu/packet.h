@@ -15,6 +15,7 @@ struct Packet {
 
   // Rays. Lanes that are outside the image or not valid meet nothing.
   int64_t ray[lanes];           // index within the scene
+  int place;                    // of the first one in the block
   Vec3<Vec> direction, origin;  // the direction of length 1
   Mask alive;
   bool any;
@@ -79,6 +80,7 @@ static bool packet_rays(const Scene<T>& s, const Bins<T>& bins, int64_t block, i
   typedef Packet<T> P;
   const int64_t in_scene = block % bins.blocks_per_scene;
   bool some = false;
+  p.place = i * P::lanes;
   if (s.projection) {
     const int across = tile_side / P::width;
     const int64_t x0 = in_scene % bins.tiles_x * tile_side + i % across * P::width,
@@ -199,11 +201,11 @@ static void gather(const Scene<T>& s, const Bins<T>& bins, int64_t b, const int3
   const bool shared = s.origins_per_scene == 1;
   Vec count = broadcast((T)0), one = broadcast((T)1);
   int n = 0;
-  auto visit = [&](int64_t j) {
+  auto visit = [&](int64_t j, Mask alive) {
     const Record<T>& g = records[list[j]];
     const Hit<Vec> h = shared ? find_hit(g.factor, projected[list[j]].y, p.direction)
                               : find_hit(g.factor, transpose_times(g.factor, g.mean - p.origin), p.direction);
-    const Mask hit = (h.exponent >= lowest) & (h.length > near) & p.alive;
+    const Mask hit = (h.exponent >= lowest) & (h.length > near) & alive;
     if (!bits(hit)) return;
     p.entry[n] = (int32_t)j;
     p.length[n] = select(hit, h.length, missing_length<T>());
@@ -226,10 +228,16 @@ static void gather(const Scene<T>& s, const Bins<T>& bins, int64_t b, const int3
       memcpy(&x0, bounds + j, sizeof x0), memcpy(&x1, bounds + stride + j, sizeof x0);
       memcpy(&y0, bounds + 2 * stride + j, sizeof x0), memcpy(&y1, bounds + 3 * stride + j, sizeof x0);
       unsigned near_by = bits((x0 <= right) & (x1 >= left) & (y0 <= bottom) & (y1 >= top));
-      for (; near_by; near_by &= near_by - 1) visit(j + __builtin_ctz(near_by));
+      for (; near_by; near_by &= near_by - 1) visit(j + __builtin_ctz(near_by), p.alive);
     }
   } else {
-    for (int64_t j = 0; j < m; ++j) visit(j);
+    const uint64_t* rays_of = bins.rays_of.data + (list - bins.list.data);
+    Mask lane_bit;
+    for (int i = 0; i < Packet<T>::lanes; ++i) lane_bit[i] = 1 << i;
+    for (int64_t j = 0; j < m; ++j) {
+      const typename Simd<T>::Int mine = rays_of[j] >> p.place & ((1u << Packet<T>::lanes) - 1);
+      if (mine) visit(j, (mine & lane_bit) != 0);
+    }
   }
   p.n = n;
   p.seen[n] = count;

@@ -1,7 +1,9 @@
-// The fused route: features, alpha and depth of every ray, and the gradients, with nothing kept of size rays x hits.
+// The fused route: features, alpha, depth and normal of every ray, and the gradients, with nothing kept of size rays x
+// hits.
 #pragma once
 #include "cpu/bin_rays.h"
 #include "cpu/clock.h"
+#include "cpu/median.h"
 #include "cpu/weights.h"
 
 VOGE_NAMESPACE_BEGIN
@@ -21,7 +23,7 @@ struct Worker {
   Counters counters{};
   double padding[16];  // keeps the counters of two threads apart
 
-  explicit Worker(const Scene<T>& s) : weigher(s.segments, s.points) {}
+  explicit Worker(const Scene<T>& s, bool normals = false) : weigher(s.segments, normals, s.points) {}
   void attach(int64_t list_length) {
     packet_memory.attach(packet, list_length);
     weigher.memory.attach(list_length);
@@ -91,9 +93,38 @@ VOGE_INLINE void for_channels(int64_t channels, F&& body) {
   if (c < channels) body(c, Width<1>());
 }
 
+// The precisions as the kernels use them, (P + P') / 2.
+template <class T>
+static void load_precisions(const Scene<T>& s, Scratch<Sym3<T>>& out) {
+  const int64_t total = s.geometry_batch * s.num;
+  out.ensure(total + 1);
+  for (int64_t i = 0; i < total; ++i) {
+    const T* p = s.precisions + 9 * i;
+    out.data[i] = {p[0], (T).5 * (p[1] + p[3]), (T).5 * (p[2] + p[6]), p[4], (T).5 * (p[5] + p[7]), p[8]};
+  }
+}
+
+// Minus the integral of T grad rho: rho_k has the gradient -P (x - M) rho_k, and the integral of T (t - l_k) rho_k is
+// -sigma_k^2 S_k by parts, S_k the density of k where the ray is stopped. So every hit adds
+// P (W (l d - V) - sigma^2 S d), V = M - o.
+template <class T>
+static Vec3<typename Simd<T>::Vec> sum_normals(const Packet<T>& p, const WeightMemory<T>& w, const Record<T>* records,
+                                               const Sym3<T>* symmetric, const int32_t* list) {
+  typedef typename Simd<T>::Vec Vec;
+  const Vec zero = broadcast((T)0);
+  Vec3<Vec> sum{zero, zero, zero};
+  for (int i = 0; i < p.n; ++i) {
+    const int32_t k = list[p.entry[i]];
+    const Vec sigma = rcp(p.rate[i]);
+    const Vec3<Vec> from_mean = p.length[i] * p.direction - (records[k].mean - p.origin);
+    sum = sum + symmetric[k] * (w.weight[i] * from_mean - (sigma * sigma * w.stop[i]) * p.direction);
+  }
+  return sum;
+}
+
 template <class T>
 static void render_forward_block(const Scene<T>& s, const RenderForward<T>& r, const Bins<T>& bins,
-                                 int64_t block, Worker<T>& w) {
+                                 const Sym3<T>* precisions, int64_t block, Worker<T>& w) {
   typedef typename Simd<T>::Vec Vec;
   constexpr int lanes = Packet<T>::lanes;
   const int64_t b = block / bins.blocks_per_scene, begin = bins.offsets.data[block],
@@ -112,12 +143,22 @@ static void render_forward_block(const Scene<T>& s, const RenderForward<T>& r, c
     if (p.any && m > 0) gather(s, bins, b, list, m, w.bounds, p);
     watch.lap(w.counters.hit_cycles);
     Vec alpha = broadcast((T)0), depth = alpha;
+    Vec3<Vec> normal{alpha, alpha, alpha};
     if (p.n > 0) {
       count_pairs(p, w.counters);
       w.weigher.forward(p);
       watch.lap(w.counters.weight_cycles);
-      for (int k = 0; k < p.n; ++k) alpha += w.weigher.memory.weight[k], depth += w.weigher.memory.weight[k] * p.length[k];
+      const Vec* weight = w.weigher.memory.weight;
+      for (int k = 0; k < p.n; ++k) alpha += weight[k], depth += weight[k] * p.length[k];
       depth = select(alpha > (T)0, depth / alpha, broadcast((T)0));
+      if (s.median) {
+        const Median<T> median = Median<T>::find(p);
+        depth = select(alpha > (T)0, median.base + median.t, broadcast((T)0));
+      }
+      if (r.normals) {
+        const int64_t first = (s.geometry_batch == 1 ? 0 : b) * s.num;
+        normal = sum_normals(p, w.weigher.memory, bins.records.data + first, precisions + first, list);
+      }
     }
     const int64_t wide = r.channels / lanes * lanes;
     for_channels(r.channels - wide, [&](int64_t c, auto width) {
@@ -127,6 +168,10 @@ static void render_forward_block(const Scene<T>& s, const RenderForward<T>& r, c
       if (p.ray[j] < 0) continue;
       const int64_t at = b * s.rays + p.ray[j];
       r.alpha[at] = alpha[j], r.depth[at] = depth[j];
+      if (r.normals) {
+        T* n = r.normals + 3 * at;
+        n[0] = normal.x[j], n[1] = normal.y[j], n[2] = normal.z[j];
+      }
       T* out = r.image + at * r.channels;
       int64_t c = 0;
       for (; c + 8 * lanes <= wide; c += 8 * lanes)
@@ -173,8 +218,8 @@ struct Slots {
 template <class T>
 VOGE_INLINE void add_hit_gradients(const Scene<T>& s, const Packet<T>& p, const WeightMemory<T>& w,
                                    const Record<T>* records, const Sym3<T>* symmetric, const int32_t* list,
-                                   typename Simd<T>::Vec* sums, bool rays_wanted,
-                                   Vec3<typename Simd<T>::Vec>& grad_direction,
+                                   typename Simd<T>::Vec* sums, const Vec3<typename Simd<T>::Vec>* grad_normal,
+                                   bool rays_wanted, Vec3<typename Simd<T>::Vec>& grad_direction,
                                    Vec3<typename Simd<T>::Vec>& grad_origin) {
   typedef typename Simd<T>::Vec Vec;
   const Vec zero = broadcast((T)0);
@@ -185,6 +230,13 @@ VOGE_INLINE void add_hit_gradients(const Scene<T>& s, const Packet<T>& p, const 
     HitGradient<Vec> grad =
         hit_adjoint(g.mean - p.origin, g.density, p.direction, h, p.peak[i], s.world,
                     select(hit, w.grad_length[i], zero), w.grad_peak[i], select(hit, w.grad_rate[i], zero));
+    if (grad_normal) {  // the precision, the mean and the direction as they stand in sum_normals
+      const Vec sigma = rcp(h.inverse_width), turn = sigma * sigma * w.stop[i];
+      grad.mean = grad.mean - w.weight[i] * *grad_normal;
+      grad.direction = grad.direction + (w.weight[i] * h.length - turn) * *grad_normal;
+      const Vec3<Vec> across = w.weight[i] * (h.length * p.direction - (g.mean - p.origin)) - turn * p.direction;
+      grad.precision = grad.precision + symmetric_outer(broadcast((T)0.5), *grad_normal, across);
+    }
     Vec* sum = sums + 10 * p.entry[i];
     sum[0] += grad.mean.x, sum[1] += grad.mean.y, sum[2] += grad.mean.z;
     sum[3] += grad.precision.xx, sum[4] += grad.precision.xy, sum[5] += grad.precision.xz;
@@ -233,6 +285,7 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
     Vec3<Vec> grad_direction{zero, zero, zero}, grad_origin = grad_direction;
     if (p.n > 0) {
       Vec grad_alpha = zero, grad_depth = zero;
+      Vec3<Vec> grad_normal{zero, zero, zero};
       memset(by_channel, 0, sizeof(T) * lanes * padded);
       for (int j = 0; j < lanes; ++j) {
         T* lane = reinterpret_cast<T*>(by_ray) + j;
@@ -240,9 +293,15 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
         const bool alive = p.alive[j];
         for (int64_t c = 0; c < C; ++c)
           lane[c * lanes] = by_channel[j * padded + c] = alive ? r.grad_image[at * C + c] : (T)0;
-        if (alive) grad_alpha[j] = r.grad_alpha[at], grad_depth[j] = r.grad_depth[at];
+        if (!alive) continue;
+        grad_alpha[j] = r.grad_alpha[at], grad_depth[j] = r.grad_depth[at];
+        if (r.grad_normals) {
+          const T* n = r.grad_normals + 3 * at;
+          grad_normal.x[j] = n[0], grad_normal.y[j] = n[1], grad_normal.z[j] = n[2];
+        }
       }
-      const bool with_depth = bits(grad_depth != zero) != 0;
+      const bool some_depth = bits(grad_depth != zero) != 0, with_depth = some_depth && !s.median;
+      const Vec grad_median = grad_depth;
       Vec alpha = zero, depth = zero;
       watch.lap(w.counters.composite_cycles);
       w.weigher.prepare(p, with_depth);
@@ -252,7 +311,15 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
         const auto some = alpha > (T)0;
         grad_depth = select(some, grad_depth / alpha, zero), depth = select(some, depth / alpha, zero);
       }
-      for (int k = 0; k < p.n; ++k) v.grad_weight[k] = grad_alpha + grad_depth * (p.length[k] - depth);
+      for (int k = 0; k < p.n; ++k)
+        v.grad_weight[k] = with_depth ? grad_alpha + grad_depth * (p.length[k] - depth) : grad_alpha;
+      for (int k = 0; k < p.n && r.grad_normals; ++k) {
+        const int32_t g = list[p.entry[k]];
+        const Vec3<Vec> across = symmetric[g] * grad_normal;
+        const Vec sigma = rcp(p.rate[k]), along = dot(across, p.direction);
+        v.grad_weight[k] += p.length[k] * along - dot(across, records[g].mean - p.origin);
+        v.grad_stop[k] = -sigma * sigma * along;
+      }
       for_channels(C, [&](int64_t c, auto width) {
         composite_adjoint<decltype(width)::value>(p, v.grad_weight, features + c, C, list, by_ray + c);
       });
@@ -261,6 +328,12 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
       watch.lap(w.counters.weight_cycles);
       if (with_depth)
         for (int k = 0; k < p.n; ++k) v.grad_length[k] += grad_depth * v.weight[k];
+      if (some_depth && s.median) Median<T>::find(p).adjoint(p, grad_median, v);
+      for (int k = 0; k < p.n && r.grad_normals; ++k) {
+        const Vec sigma = rcp(p.rate[k]), along = dot(symmetric[list[p.entry[k]]] * grad_normal, p.direction);
+        v.grad_length[k] += v.weight[k] * along;
+        v.grad_rate[k] += (T)2 * v.stop[k] * along * sigma * sigma * sigma;
+      }
       for (int k = 0; k < p.n; ++k) {
         T* row = feature_sums + p.entry[k] * padded;
         const T* weight = reinterpret_cast<const T*>(v.weight + k);
@@ -270,7 +343,8 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
           *reinterpret_cast<Vec*>(row + c) = sum;
         }
       }
-      add_hit_gradients(s, p, v, records, symmetric, list, sums, rays_wanted, grad_direction, grad_origin);
+      add_hit_gradients(s, p, v, records, symmetric, list, sums, r.grad_normals ? &grad_normal : nullptr, rays_wanted, grad_direction,
+                        grad_origin);
     }
     if (rays_wanted) {
       // A unit direction d / |d| passes on the part of its gradient across it, over the length.
@@ -341,10 +415,14 @@ static void render_forward(const Scene<T>& s, const RenderForward<T>& r) {
   Bins<T> bins;
   prepare(s, bins);
   check_finite("features", r.features, r.feature_batch, s.num, r.channels, s.threads);
-  Team<Worker<T>> team(s.threads, s);
+  Team<Worker<T>> team(s.threads, s, r.normals != nullptr);
   if (!s.projection) bin_rays(s, bins, team);
+  Scratch<Sym3<T>> precisions;
+  if (r.normals) load_precisions(s, precisions);
   watch.lap(team[0].counters.bin_cycles);
-  auto body = [&](int worker, int64_t block) { render_forward_block(s, r, bins, block, team[worker]); };
+  auto body = [&](int worker, int64_t block) {
+    render_forward_block(s, r, bins, precisions.data, block, team[worker]);
+  };
   parallel_for(bins.blocks, s.threads, body);
   team.add_counters();
 }
@@ -354,17 +432,12 @@ static void render_backward(const Scene<T>& s, const RenderBackward<T>& r) {
   Stopwatch watch;
   Bins<T> bins;
   prepare(s, bins);
-  Team<Worker<T>> team(s.threads, s);
+  Team<Worker<T>> team(s.threads, s, r.grad_normals != nullptr);
   if (!s.projection) bin_rays(s, bins, team);
   Slots<T> slots;
   slots.assign(s, bins, r.channels, r.grad_origins && s.origins_per_scene == 1);
   Scratch<Sym3<T>> precisions;
-  const int64_t total = s.geometry_batch * s.num;
-  precisions.ensure(total + 1);
-  for (int64_t i = 0; i < total; ++i) {
-    const T* p = s.precisions + 9 * i;
-    precisions.data[i] = {p[0], (T).5 * (p[1] + p[3]), (T).5 * (p[2] + p[6]), p[4], (T).5 * (p[5] + p[7]), p[8]};
-  }
+  load_precisions(s, precisions);
   watch.lap(team[0].counters.bin_cycles);
   auto body = [&](int worker, int64_t block) {
     render_backward_block(s, r, bins, precisions.data, slots, block, team[worker]);

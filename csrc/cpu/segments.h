@@ -1,7 +1,9 @@
 // Weights of a packet's hits by slabs of linearly changing shares, and their adjoint: core/segments.h, one ray a lane.
 //
 // Every lane has its own order of cuts: the rank of a cut in its lane says in which row of the sorted table it stands.
-// A slab costs nothing for the entries that begin behind it or end in front of it in every lane.
+// A slab costs nothing for the entries that begin behind it or end in front of it in every lane. With `stops` also S_k,
+// the density of k where the ray is stopped: the integral of -T' rho_k = T R rho_k, R = sum rho. In a slab where rho_k
+// changes linearly with optical depth it is T D ((f + df) rho_start - df rho_end), df = f'(D).
 #pragma once
 #include "core/segments.h"
 #include "cpu/hermite.h"
@@ -18,7 +20,7 @@ struct SlabEntry {
 // A slab and the cut at its end.
 template <class T>
 struct SlabRow {
-  typename Simd<T>::Vec transmittance, e, f, u, df, du;  // at the start; of the depth; derivatives
+  typename Simd<T>::Vec transmittance, depth, e, f, u, df, du;  // at the start; D and functions of it
   typename Simd<T>::Vec thickness, grow_start, grow_end, grow_depth;  // 1 / D; g in terms of rho and d
   typename Simd<T>::Vec share_start, share_end;          // g in terms of the shares: 0, 1 or 2
   typename Simd<T>::Vec gained, lost, scale_gain, scale_loss;
@@ -155,7 +157,7 @@ VOGE_INLINE void slab_functions(typename Simd<T>::Vec depth, typename Simd<T>::V
 }
 
 // Weights; with `keep` also all that the adjoint needs.
-template <bool keep, class T>
+template <bool keep, bool stops, class T>
 static void segments_rows(const Packet<T>& p, int points, WeightMemory<T>& w, SegmentsMemory<T>& m) {
   typedef typename Simd<T>::Vec Vec;
   typedef typename Simd<T>::Mask Mask;
@@ -164,7 +166,7 @@ static void segments_rows(const Packet<T>& p, int points, WeightMemory<T>& w, Se
   const T tiny = (T)(sizeof(T) == 4 ? 1e-30 : 1e-200);
   m.attach(n, cuts);
   sort_cuts(p, points, m);
-  for (int k = 0; k < n; ++k) m.cdf[k] = m.rho[k] = w.weight[k] = zero, m.done[k] = false;
+  for (int k = 0; k < n; ++k) m.cdf[k] = m.rho[k] = w.weight[k] = w.stop[k] = zero, m.done[k] = false;
   const Vec total_cuts = m.seen[cuts];
   Vec transmittance = one, per_rho_start = zero;
   Mask open = total_cuts > zero, valid_start = zero > one;  // lanes with slabs to come; with a cut at the slab's start
@@ -198,7 +200,7 @@ static void segments_rows(const Packet<T>& p, int points, WeightMemory<T>& w, Se
     }
     while (begin < n && m.done[begin]) ++begin;
     SlabRow<T>& s = m.rows.data[keep ? j : 0];
-    s.transmittance = transmittance;
+    s.transmittance = transmittance, s.depth = depth;
     s.thickness = rcp(vmax(depth, broadcast(tiny)));
     slab_functions<T>(depth, s.thickness, s);
     const Mask ends = valid_end & (total > tiny), starts = valid_start;
@@ -230,6 +232,9 @@ static void segments_rows(const Packet<T>& p, int points, WeightMemory<T>& w, Se
       const SlabEntry<T>& entry = entries[a];
       const Vec moved_here = entry.change * select(entry.change > zero, gain, loss);
       w.weight[entry.entry] += vmax(through * entry.part + moved_here, zero);
+      if (stops)
+        w.stop[entry.entry] +=
+            transmittance * depth * ((s.f + s.df) * entry.rho_start - s.df * entry.rho_end);
     }
     s.first = used, s.count = count, s.inner = inner;
     used += count;
@@ -242,7 +247,7 @@ static void segments_rows(const Packet<T>& p, int points, WeightMemory<T>& w, Se
 }
 
 // From grad_weight, after segments_rows<true>: grad_peak, grad_length, grad_rate.
-template <class T>
+template <bool stops, class T>
 static void segments_adjoint_rows(const Packet<T>& p, int points, WeightMemory<T>& w, SegmentsMemory<T>& m) {
   typedef typename Simd<T>::Vec Vec;
   typedef typename Simd<T>::Mask Mask;
@@ -252,7 +257,7 @@ static void segments_adjoint_rows(const Packet<T>& p, int points, WeightMemory<T
   const T tiny = (T)(sizeof(T) == 4 ? 1e-30 : 1e-200);
   for (int k = 0; k < n; ++k)
     w.grad_length[k] = m.grad_log_peak[k] = m.grad_log_rate[k] = m.grad_part_after[k] = m.grad_share_after[k] = zero;
-  Vec behind = zero;  // what the slabs behind absorb, times their gradients
+  Vec behind = zero, stop_start = zero;  // what the slabs behind absorb, times gradients; dS / d rho at their start
   for (int j = m.slabs - 1; j >= 0; --j) {
     const SlabRow<T>& s = m.rows.data[j];
     const SlabEntry<T>* const entries = m.entries.data + s.first;
@@ -273,6 +278,7 @@ static void segments_adjoint_rows(const Packet<T>& p, int points, WeightMemory<T
     const Vec scale_gain = s.transmittance * s.scale_gain, scale_loss = s.transmittance * s.scale_loss;
     const Vec shift_gain = select(more, -s.scale_gain * r, r), shift_loss = select(more, -r, s.scale_loss * r);
     Vec grad_f = s.transmittance * parts, grad_e = zero, grad_u = zero, grown = zero, mean = zero;
+    Vec starts = zero, ends = zero;  // gradients of S times densities
     for (int a = 0; a < count; ++a) {
       const SlabEntry<T>& entry = entries[a];
       const int k = entry.entry;
@@ -293,9 +299,17 @@ static void segments_adjoint_rows(const Packet<T>& p, int points, WeightMemory<T
       m.grad_share_after[k] = -s.share_start * grad_growth;
       mean += grad_share * entry.rho_end;
       m.grad_share[a] = grad_share, m.grad_part[a] = grad_part;
+      if (stops) starts += w.grad_stop[k] * entry.rho_start, ends += w.grad_stop[k] * entry.rho_end;
     }
-    const Vec grad_depth = grad_f * s.df + grad_u * s.du - grad_e * s.e - behind - s.grow_depth * s.thickness * grown;
+    Vec grad_depth = grad_f * s.df + grad_u * s.du - grad_e * s.e - behind - s.grow_depth * s.thickness * grown;
     behind += through * parts + scale_gain * gains + scale_loss * losses;
+    Vec per_stop = zero;  // dS / d rho at the end, this slab's and the next one's
+    if constexpr (stops) {
+      const Vec to_start = s.transmittance * s.depth * (s.f + s.df), to_end = -s.transmittance * s.depth * s.df;
+      grad_depth += s.transmittance * (ends * (s.df + s.e) - starts * s.df);
+      behind += starts * to_start + ends * to_end;
+      per_stop = to_end + stop_start, stop_start = to_start;
+    }
     if (j == cuts) {
       for (int a = 0; a < count; ++a) {
         const int k = entries[a].entry;
@@ -313,7 +327,8 @@ static void segments_adjoint_rows(const Packet<T>& p, int points, WeightMemory<T
       const int k = entry.entry;
       const Vec grad_part = m.grad_part[a] + grad_depth, rho = (Vec)((Mask)entry.rho_end & cut);
       const Vec apart = t - m.length[k], rate = p.rate[k];
-      const Vec grad_log_rho = (m.grad_share[a] - mean) * s.per_rho * rho;
+      Vec grad_log_rho = (m.grad_share[a] - mean) * s.per_rho * rho;
+      if (stops) grad_log_rho += w.grad_stop[k] * per_stop * rho;
       const Vec grad_place = (grad_part - m.grad_part_after[k]) * rho - grad_log_rho * apart * rate * rate;
       m.grad_part_after[k] = grad_part;
       grad_t += grad_place;

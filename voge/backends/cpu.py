@@ -17,7 +17,21 @@ def _array(x: Optional[Tensor]) -> Optional[np.ndarray]:
 
 
 def _scene(
-    means, precisions, density, origins, directions, valid, projection, grid, max_hits, threshold, near, world, segments, points
+    means,
+    precisions,
+    density,
+    origins,
+    directions,
+    valid,
+    projection,
+    grid,
+    max_hits,
+    threshold,
+    near,
+    world,
+    segments,
+    points,
+    median,
 ):
     return {
         "batch": max(means.shape[0], directions.shape[0]),
@@ -36,6 +50,7 @@ def _scene(
         "world": world,
         "segments": segments,
         "points": points,
+        "median": median,
         "threads": torch.get_num_threads(),
     }
 
@@ -58,27 +73,33 @@ def render(
     world: bool,
     segments: bool,
     points: int,
-) -> Tuple[Tensor, Tensor, Tensor]:
-    """Features (B, rays, C), alpha (B, rays) and depth (B, rays) of every ray."""
+    median: bool,
+    with_normals: bool,
+) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Features (B, rays, C), alpha (B, rays), depth (B, rays), normals (B, rays, 3) or (0, rays, 3) of every ray."""
     scene = _scene(
         *(means, precisions, density, origins, directions, valid, projection),
-        *((height, width), max_hits, threshold, near, world, segments, points),
+        *((height, width), max_hits, threshold, near, world, segments, points, median),
     )
     batch = scene["batch"] = max(scene["batch"], features.shape[0])
     rays = directions.shape[1]
     image = means.new_empty(batch, rays, features.shape[2])
     alpha, depth = means.new_empty(batch, rays), means.new_empty(batch, rays)
+    normals = means.new_empty(batch if with_normals else 0, rays, 3)
     _cpu.render_forward(
-        scene | {"features": _array(features), "image": image.numpy(), "alpha": alpha.numpy(), "depth": depth.numpy()}
+        scene
+        | {"features": _array(features), "image": image.numpy(), "alpha": alpha.numpy(), "depth": depth.numpy()}
+        | {"normals": normals.numpy() if with_normals else None}
     )
-    return image, alpha, depth
+    return image, alpha, depth, normals
 
 
 @render.register_fake
 def _(means, precisions, density, features, origins, directions, *settings):
-    batch = max(means.shape[0], directions.shape[0], features.shape[0])
-    rays = directions.shape[1]
-    return means.new_empty(batch, rays, features.shape[2]), means.new_empty(batch, rays), means.new_empty(batch, rays)
+    batch, rays = max(means.shape[0], directions.shape[0], features.shape[0]), directions.shape[1]
+    image = means.new_empty(batch, rays, features.shape[2])
+    normals = means.new_empty(batch if settings[-1] else 0, rays, 3)
+    return image, means.new_empty(batch, rays), means.new_empty(batch, rays), normals
 
 
 @torch.library.custom_op("voge::render_backward", mutates_args=(), device_types="cpu")
@@ -86,6 +107,7 @@ def render_backward(
     grad_image: Tensor,
     grad_alpha: Tensor,
     grad_depth: Tensor,
+    grad_normals: Tensor,
     means: Tensor,
     precisions: Tensor,
     density: Tensor,
@@ -102,12 +124,14 @@ def render_backward(
     world: bool,
     segments: bool,
     points: int,
+    median: bool,
+    with_normals: bool,
     want_rays: bool,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of means, precisions, density, features, origins and directions (the last two 0 unless wanted)."""
     scene = _scene(
         *(means, precisions, density, origins, directions, valid, projection),
-        *((height, width), max_hits, threshold, near, world, segments, points),
+        *((height, width), max_hits, threshold, near, world, segments, points, median),
     )
     batch = scene["batch"] = grad_image.shape[0]
     grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (means, precisions, density, features)]
@@ -123,6 +147,7 @@ def render_backward(
             "grad_image": _array(grad_image),
             "grad_alpha": _array(grad_alpha),
             "grad_depth": _array(grad_depth),
+            "grad_normals": _array(grad_normals) if with_normals else None,
             "grad_origins": grad_origins.numpy() if want_rays else None,
             "grad_directions": grad_directions.numpy() if grad_directions is not None else None,
         }
@@ -142,8 +167,8 @@ def _sum_to(grad: Tensor, x: Tensor) -> Tensor:
 
 
 @render_backward.register_fake
-def _(grad_image, grad_alpha, grad_depth, means, precisions, density, features, origins, directions, *settings):
-    return tuple(x.new_empty(x.shape) for x in (means, precisions, density, features, origins, directions))
+def _(grad_image, grad_alpha, grad_depth, grad_normals, *inputs):
+    return tuple(x.new_empty(x.shape) for x in inputs[:6])
 
 
 def _once(ctx, *grads):
@@ -160,9 +185,9 @@ def _setup(ctx, inputs, output):
     ctx.settings = inputs[8:]
 
 
-def _backward(ctx, grad_image, grad_alpha, grad_depth):
+def _backward(ctx, *upstream):
     want_rays = ctx.needs_input_grad[4] or ctx.needs_input_grad[5]
-    grads = render_backward(grad_image, grad_alpha, grad_depth, *ctx.saved_tensors, *ctx.settings, want_rays)
+    grads = render_backward(*upstream, *ctx.saved_tensors, *ctx.settings, want_rays)
     return *grads, None, None, *(None for _ in ctx.settings)
 
 
@@ -189,7 +214,7 @@ def trace(
     max_hits 0, flat indices (M,) and offsets (B * rays + 1,)."""
     scene = _scene(
         *(means, precisions, density, origins, directions, valid, projection),
-        *((height, width), max_hits, threshold, near, world, False, 1),
+        *((height, width), max_hits, threshold, near, world, False, 1, False),
     )
     batch, rays = scene["batch"], directions.shape[1]
     if max_hits > 0:
