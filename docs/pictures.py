@@ -139,6 +139,70 @@ def occluder() -> Any:
     return figure
 
 
+def room() -> tuple[voge.Gaussians, Tensor]:
+    """A room of chequered walls with a ball in it, seen from inside; x right, y down, z forward."""
+    size = torch.tensor([4.0, 2.6, 6.0])
+    means, scales, colours = [], [], []
+    for axis in range(3):
+        across = [a for a in range(3) if a != axis]
+        steps = [torch.arange(-float(size[a]) / 2 + 0.05, float(size[a]) / 2, 0.1) for a in across]
+        grid = torch.stack(torch.meshgrid(*steps, indexing="ij"), -1).flatten(0, 1)
+        dark = ((grid + 10) / 0.5).floor().sum(-1) % 2 == 0
+        for side in (-1, 1):
+            wall = torch.empty(len(grid), 3)
+            wall[:, across], wall[:, axis] = grid, side * size[axis] / 2
+            means.append(wall)
+            scales.append(torch.where(torch.arange(3) == axis, 0.01, 0.06).expand(len(grid), 3))
+            colours.append(PALETTE[2 * axis + (side > 0)] * torch.where(dark, 0.55, 1.0)[:, None])
+    walls = voge.Gaussians.from_scales_rotations(
+        torch.cat(means), torch.cat(scales), torch.eye(3).expand(len(torch.cat(means)), 3, 3)
+    )
+    ball = voge.Gaussians.sphere(800, radius=0.6, center=(0.5, 0.5, 1.2))
+    shade = 0.55 - 0.45 * (ball.means[:, 1:2] - 0.5) / 0.6
+    precisions = torch.cat([walls.precisions, ball.precisions])
+    whole = voge.Gaussians(torch.cat([walls.means, ball.means]), precisions, torch.full((len(precisions),), 3.0))
+    return whole, torch.cat([*colours, shade.expand(-1, 3)])
+
+
+def lenses() -> Any:
+    """One room through every model of voge.lenses, from one place."""
+    scene, colours = room()
+    height, width = 150, 200
+    K = torch.tensor([[95.0, 0, width / 2], [0, 95, height / 2], [0, 0, 1]])
+    R, t = torch.eye(3), torch.tensor([0.0, 0.0, 1.5])  # at z = -1.5
+    camera = voge.Cameras(R, t, K, (height, width))
+    focal = height / math.pi  # half a turn from the upper to the lower edge
+    wide = voge.Cameras(R, t, torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]), (height, width))
+    later = voge.Cameras(R, t - torch.tensor([0.7, 0, 0]), K, (height, width))
+    units = torch.tensor([[55.0, 0, width / 2], [0, 55, height / 2], [0, 0, 1]])  # 55 pixels a world unit
+    parallel = voge.Cameras(R, torch.tensor([0.0, 0.0, 2.9]), units, (height, width))
+    lens = voge.lenses
+    views = {
+        "pinhole": camera,
+        "opencv_rays, k1 = -0.2": lens.opencv_rays(camera, torch.tensor([-0.2, 0.0, 0.0, 0.0])),
+        "fisheye_rays, 180°": lens.fisheye_rays(wide, torch.zeros(4)),
+        "orthographic_rays": lens.orthographic_rays(parallel),
+        "rolling_shutter_rays": lens.rolling_shutter_rays(lens.interpolate(camera, later)),
+        "equirectangular_rays": lens.equirectangular_rays(R, t, (height, 2 * height)),
+        "lidar_rays, depth": lens.lidar_rays(
+            R, t, torch.linspace(-math.pi, math.pi, 360), torch.linspace(0.4, -0.4, 32)
+        ),
+    }
+    figure = plt.figure(figsize=(12, 4.8), layout="constrained")
+    grid = figure.add_gridspec(2, 8)
+    places = [grid[0, i : i + 2] for i in (0, 2, 4, 6)] + [grid[1, :2], grid[1, 2:5], grid[1, 5:]]
+    for (name, rays), place in zip(views.items(), places, strict=True):
+        o = voge.render(scene, rays, colours, quadrature="segments", background=torch.ones(3))
+        axis = figure.add_subplot(place)
+        if name.startswith("lidar"):
+            axis.imshow(o.depth, cmap="viridis", aspect="auto")
+            axis.set_title(name)
+            axis.axis("off")
+        else:
+            _show(axis, o.features, name)
+    return figure
+
+
 def _angle(A: Tensor, B: Tensor) -> float:
     return float(((torch.trace(A.mT @ B) - 1) / 2).clamp(-1, 1).acos())
 
@@ -149,7 +213,7 @@ def _show(axis: Any, image: Tensor, title: str) -> None:
     axis.axis("off")
 
 
-PICTURES = {picture.__name__: picture for picture in (ray, quadrature, converters, occluder)}
+PICTURES = {picture.__name__: picture for picture in (ray, quadrature, converters, occluder, lenses)}
 
 
 def main() -> None:

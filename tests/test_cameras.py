@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from voge.cameras import Cameras
+from voge.backends import cameras as camera_rays
+from voge.cameras import Cameras, _check_values
 
 SIZE = (40, 60)
 
@@ -177,6 +178,44 @@ def test_gradients():
     assert torch.autograd.gradcheck(lambda R, t, K: Cameras(R, t, K, (2, 3)).projection(), leaves)
 
 
+def test_second_derivatives():
+    cameras = random_cameras((2,), image_size=(2, 3))
+    leaves = [x.detach().requires_grad_() for x in (cameras.R, cameras.t[0], cameras.K)]
+    assert torch.autograd.gradgradcheck(lambda R, t, K: Cameras(R, t, K, (2, 3)).rays()[:2], leaves)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shared", ["", "R", "t", "K", "RtK"])
+def test_native_rays_are_those_of_the_plain_definition(dtype, shared):
+    cameras = random_cameras((2, 3), image_size=(5, 7), dtype=dtype)
+    R, t, K = (
+        (x[1, :1] if name in shared else x).clone().requires_grad_()
+        for name, x in (("R", cameras.R), ("t", cameras.t), ("K", cameras.K))
+    )
+    torch.library.opcheck(camera_rays.camera_rays, (R, t, K, 5, 7))
+    native, plain = camera_rays.camera_rays(R, t, K, 5, 7), camera_rays.plain_camera_rays(R, t, K, 5, 7)
+    torch.testing.assert_close(native, plain)
+    grads = [torch.randn(x.shape, dtype=dtype, generator=torch.Generator().manual_seed(0)) for x in native]
+    torch.testing.assert_close(*(torch.autograd.grad(x, (R, t, K), grads) for x in (native, plain)))
+    with torch.no_grad():
+        direct = camera_rays.rays(R, t, K, 5, 7)
+    assert all(torch.equal(a, b) for a, b in zip(direct, native, strict=True))
+
+
+def test_gradients_do_not_depend_on_the_number_of_threads():
+    cameras = random_cameras((2,), image_size=(300, 200), dtype=torch.float32)
+    weights = torch.randn(2, 300, 200, 3, generator=torch.Generator().manual_seed(0))
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        leaves = [x.clone().requires_grad_() for x in (cameras.R, cameras.t, cameras.K)]
+        rays = Cameras(*leaves, cameras.image_size).rays()
+        results.append(torch.autograd.grad((rays.directions * weights).sum() + rays.origins.sum(), leaves))
+    torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
 def test_gradients_of_look_at():
     eye, target, up = (random_points(2, seed=i).requires_grad_() for i in range(3))
     focal = torch.tensor([40.0, 50.0]).double().requires_grad_()
@@ -245,6 +284,24 @@ BASE = valid()
 def test_constructor_errors(name, value, error, words):
     with pytest.raises(error, match=f"^{name}: .*{words}"):
         Cameras(**{**BASE, name: value})
+
+
+@settings(max_examples=200)
+@given(
+    st.integers(0, 10**6), st.sampled_from(["R", "t", "K"]), st.sampled_from([1e-5, 3e-4, 3e-3, -1.0, math.nan, 1e40])
+)
+def test_native_checks_are_those_that_name_the_error(seed, name, change):
+    cameras = random_cameras((2,), seed, dtype=torch.float32 if seed % 2 else torch.float64)
+    values = {"R": cameras.R, "t": cameras.t, "K": cameras.K}
+    x = values[name].clone()
+    x.view(-1)[seed % x.numel()] += change
+    values[name] = x
+    try:
+        _check_values(**values)
+        good = True
+    except ValueError:
+        good = False
+    assert camera_rays.are_cameras(**values) == good
 
 
 def test_batches_that_do_not_broadcast():

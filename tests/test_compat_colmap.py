@@ -158,6 +158,55 @@ def test_broken_text_files(tmp_path, name, content, words):
         Cameras.from_colmap(tmp_path, images=PLAIN)
 
 
+LENSES = {
+    "SIMPLE_PINHOLE": (50.0, 30.0, 20.0),
+    "PINHOLE": (50.0, 51.0, 30.0, 20.0),
+    "SIMPLE_RADIAL": (50.0, 30.0, 20.0, -0.1),
+    "RADIAL": (50.0, 30.0, 20.0, -0.1, 0.03),
+    "OPENCV": (50.0, 51.0, 30.0, 20.0, -0.1, 0.03, 0.01, -0.02),
+    "FULL_OPENCV": (50.0, 51.0, 30.0, 20.0, -0.1, 0.03, 0.01, -0.02, 0.02, 0.05, -0.01, 0.004),
+    "SIMPLE_FISHEYE": (50.0, 30.0, 20.0),
+    "FISHEYE": (50.0, 51.0, 30.0, 20.0),
+    "SIMPLE_RADIAL_FISHEYE": (50.0, 30.0, 20.0, 0.05),
+    "RADIAL_FISHEYE": (50.0, 30.0, 20.0, 0.05, -0.02),
+    "OPENCV_FISHEYE": (50.0, 51.0, 30.0, 20.0, 0.05, -0.02, 0.01, -0.003),
+}
+
+
+@pytest.mark.parametrize("model", LENSES)
+def test_lenses_agree_with_pycolmap(tmp_path, model):
+    pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed (pip install pycolmap)")
+    write_text(tmp_path, {1: (model, 60, 40, LENSES[model])}, {"b.png": (5, (1.0, 0, 0, 0), (0.0, 0, 4), 1, 0)})
+    names, cameras, lens = colmap.read_lens(tmp_path)
+    assert names == ["b.png"] and lens.model == ("fisheye" if "FISHEYE" in model else "opencv")
+    points = np.random.default_rng(0).uniform(-1.5, 1.5, (20, 3))
+    peer = pycolmap.Camera(model=model, width=60, height=40, params=LENSES[model])
+    pixels, _, valid = lens.project(cameras, torch.tensor(points))
+    assert valid.all()
+    np.testing.assert_allclose(pixels[0].numpy(), peer.img_from_cam(points + np.array([0, 0, 4])), atol=1e-9)
+    rays = lens.rays(cameras, pixels)
+    flat = rays.directions[0] / rays.directions[0, :, 2:]
+    np.testing.assert_allclose(flat[:, :2].numpy(), peer.cam_from_img(pixels[0].numpy())[:, :2], atol=1e-6)
+
+
+def test_lenses_of_several_images(tmp_path, write):
+    write(tmp_path)
+    names, cameras, lens = colmap.read_lens(tmp_path, ["c.png", "a photo.png"])
+    assert names == ["c.png", "a photo.png"] and cameras.batch_shape == (2,)
+    assert lens.coefficients.tolist() == [[0.1, *[0] * 7], [0] * 8]
+    assert lens.rays(cameras).valid.shape == (2, 40, 60)
+
+
+def test_lenses_that_are_not_ours(tmp_path):
+    fov, fisheye = ("FOV", 60, 40, (50.0, 50.0, 30.0, 20.0, 0.9)), ("FISHEYE", 60, 40, (50.0, 50.0, 30.0, 20.0))
+    write_text(tmp_path, {**CAMERAS, 1: fov})
+    with pytest.raises(ValueError, match=r"camera 1 is of model FOV, expected one of SIMPLE_PINHOLE, PINHOLE, "):
+        colmap.read_lens(tmp_path, ["b.png"])
+    write_text(tmp_path, {**CAMERAS, 1: fisheye})
+    with pytest.raises(ValueError, match=r"^images: expected one kind of lens"):
+        colmap.read_lens(tmp_path, PLAIN)
+
+
 def test_agrees_with_pycolmap(tmp_path):
     pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed (pip install pycolmap)")
     # COLMAP itself ends names in text files at a space.

@@ -88,6 +88,23 @@ def test_distortion_is_measured_as_opencv_does(file):
         Cameras.from_nerf(file)
 
 
+@pytest.mark.parametrize("model", ["OPENCV", "OPENCV_FISHEYE"])
+def test_lenses_agree_with_opencv(file, model):
+    fisheye = model == "OPENCV_FISHEYE"
+    order = ("k1", "k2", "k3", "k4") if fisheye else ("k1", "k2", "p1", "p2", "k3")
+    values = np.random.default_rng(0).uniform(-0.02, 0.02, len(order))
+    write(file, content(camera_model=model, **dict(zip(order, values.tolist(), strict=True))))
+    _, cameras, lens = nerf.read_lens(file)
+    camera = cameras[0]
+    points = camera.centers() + torch.tensor([[0.3, -0.2, 2.0], [-0.5, 0.4, 1.5], [0, 0.9, 3]]) @ camera.R
+    arguments = (points.numpy().astype(float)[:, None], cv2.Rodrigues(camera.R.numpy().astype(float))[0])
+    arguments = (*arguments, camera.t.numpy().astype(float), camera.K.numpy().astype(float), values)
+    expected = (cv2.fisheye if fisheye else cv2).projectPoints(*arguments)[0][:, 0]
+    pixels, _, valid = lens.project(cameras, points)
+    assert valid[0].all() and lens.coefficients.shape == (3, len(order))
+    np.testing.assert_allclose(pixels[0].numpy(), expected, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [
@@ -105,7 +122,10 @@ def test_distortion_is_measured_as_opencv_does(file):
         (content(w=0), "whole numbers h and w"),
         (content(w=59.5), "whole numbers h and w"),
         (content(h=None), "expected a number h"),
-        (content(camera_model="OPENCV_FISHEYE"), "expected a pinhole camera, got camera_model 'OPENCV_FISHEYE'"),
+        (content(camera_model="OPENCV_FISHEYE"), "expected pinhole cameras, got fisheyes"),
+        (content(camera_model="EQUIRECTANGULAR"), "expected a pinhole or fisheye camera, got camera_model 'EQUIRECT"),
+        (content(k4=0.1), r"frames\[0\]: expected k1, k2, p1, p2, k3 .* k4"),
+        (content(frames=[frames(1)[0], frames(1)[0] | {"is_fisheye": True}]), "expected one kind of lens"),
         ({"w": 4, "h": 4, "frames": frames()}, "expected fl_x or camera_angle_x"),
     ],
 )

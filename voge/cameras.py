@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from voge import checks
+from voge.backends import cameras as camera_rays
 from voge.rays import Rays
 
 
@@ -38,7 +39,7 @@ class Cameras:
         self.K = checks.tensor("K", K, (3, 3), dtype=R.dtype, device=R.device)
         self.image_size = checks.image_size("image_size", image_size)
         self.batch_shape = checks.broadcast_batch(R=R.shape[:-2], t=t.shape[:-1], K=K.shape[:-2])
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and not (R.device.type == "cpu" and camera_rays.are_cameras(R, t, K)):
             _check_values(R, t, K)
 
     def __repr__(self) -> str:
@@ -111,19 +112,14 @@ class Cameras:
             Rays with directions (..., H, W, 3) and origins (..., 1, 1, 3); given pixels, directions (..., P, 3) and
             origins (..., 1, 3).
         """
-        # inv_ex does not wait for the GPU to report singular matrices: the constructor has excluded them.
-        x_axis, y_axis, z_axis = (self.R.mT @ torch.linalg.inv_ex(self.K).inverse)[..., None, :, :].unbind(-1)
         if pixels is None:
-            height, width = self.image_size
-            u = torch.arange(width, dtype=self.dtype, device=self.device) + 0.5
-            v = torch.arange(height, dtype=self.dtype, device=self.device) + 0.5
-            columns, rows = u[:, None] * x_axis, v[:, None] * y_axis + z_axis
-            directions = columns[..., None, :, :] + rows[..., :, None, :]
-            return Rays(self.centers().expand((*self.batch_shape, 3))[..., None, None, :], directions)
+            origins, directions = camera_rays.rays(self.R, self.t, self.K, *self.image_size)
+            return Rays(origins[..., None, None, :], directions)
         checks.tensor("pixels", pixels, ("P", 2), dtype=self.dtype, device=self.device)
         checks.broadcast_batch(pixels=pixels.shape[:-2], cameras=self.batch_shape)
-        directions = pixels[..., :1] * x_axis + pixels[..., 1:] * y_axis + z_axis
-        return Rays(self.centers()[..., None, :], directions)
+        ones = torch.ones_like(pixels[..., :1])
+        matrix = self.R.mT @ torch.linalg.inv_ex(self.K).inverse  # inv_ex does not wait for a GPU's report
+        return Rays(self.centers()[..., None, :], torch.cat([pixels, ones], -1) @ matrix.mT)
 
     def crop(self, box: Sequence[int]) -> Cameras:
         """The cameras of the part (x0, y0, x1, y1) of the image, x1 and y1 excluded; it may reach beyond the image."""
@@ -162,9 +158,8 @@ class Cameras:
         Raises:
             TypeError, ValueError: shapes; `eye` equal to `target`; `up` parallel to the view direction; focal <= 0.
         """
-        like = next(
-            (x for x in (eye, target, up, focal) if isinstance(x, Tensor) and x.is_floating_point()), torch.empty(0)
-        )
+        given = [x for x in (eye, target, up, focal) if isinstance(x, Tensor) and x.is_floating_point()]
+        like = given[0] if given else torch.empty(0)
         eye, target, up = (
             checks.tensor(name, _as_tensor(name, x, like), (3,), dtype=like.dtype, device=like.device)
             for name, x in (("eye", eye), ("target", target), ("up", up))
@@ -239,6 +234,7 @@ def _as_tensor(name: str, value: Any, like: Tensor) -> Tensor:
 
 
 def _check_values(R: Tensor, t: Tensor, K: Tensor) -> None:
+    """ValueError naming the first value that is not a camera's."""
     r, k = R.detach().cpu().numpy(), K.detach().cpu().numpy()  # few numbers, for which NumPy is several times faster
     with np.errstate(invalid="ignore"):
         rotation = (np.abs(r @ r.swapaxes(-1, -2) - np.eye(3)) <= 1e-3).all((-1, -2)) & (np.linalg.det(r) > 0)
@@ -252,4 +248,4 @@ def _check_values(R: Tensor, t: Tensor, K: Tensor) -> None:
         ("K", last_row, "a last row (0, 0, 1)", K),
     ):
         if not good.all():
-            checks.every(name, torch.as_tensor(good, device=R.device), expected, value)
+            checks.every(name, torch.as_tensor(np.asarray(good), device=R.device), expected, value)

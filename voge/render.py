@@ -99,7 +99,7 @@ def render(
         quadrature: "hermite" with 1 to 8 `points` (1: the paper's rule), or "segments" with 1 to 5: weights that are
             never negative and sum to 1 - T(inf).
         background: what shows through, (C,) or (..., H, W, C): enters with max(0, 1 - alpha). None: black.
-        depth: "expected" or "median", see Rendering; the median has no gradient where it lies in a gap between Gaussians.
+        depth: "expected" or "median", see Rendering; a median in a gap between Gaussians has no gradient.
         normals: whether to render normals too.
         backend: None (by device), "cpu" or "reference".
         capacity: a hint for CUDA graphs, not used on the CPU.

@@ -38,6 +38,9 @@ inline std::string words(const BadValue& e) {
   return std::string(e.argument) + at + " " + e.problem;
 }
 
+// Those of the best instruction set of this machine, or of VOGE_ISA.
+const Kernels& chosen_kernels();
+
 // Runs body without the GIL; a bad value becomes a ValueError.
 template <class F>
 void released(F&& body) {

@@ -3,6 +3,7 @@
 #include "cpu/fragments.h"
 
 #include "bindings/arrays.h"
+#include "core/segments.h"
 
 void bind_fragments(pybind11::module_& m);
 
@@ -93,30 +94,31 @@ int points(const py::dict& d) {
 }
 
 template <class T>
-ConstHitArrays<T> given_hits(const Layout& layout, const py::dict& d) {
-  return {layout.slot_values<T>(d, "lengths"), layout.slot_values<T>(d, "peaks"), layout.slot_values<T>(d, "widths")};
+SlotWeights<T> slot_weights(const Layout& layout, const py::dict& d) {
+  SlotWeights<T> s{};
+  s.rays = layout.slots.rays, s.most = layout.slots.most, s.offsets = layout.slots.offsets;
+  s.threads = layout.slots.threads, s.segments = by_segments(d), s.points = points(d);
+  s.lengths = layout.slot_values<T>(d, "lengths"), s.peaks = layout.slot_values<T>(d, "peaks");
+  s.widths = layout.slot_values<T>(d, "widths");
+  return s;
 }
 
 template <class T>
-void weights(const py::dict& d) {
+void weights(const py::dict& d, void (*kernel)(const SlotWeights<T>&)) {
   const Layout layout(d, "lengths");
-  const auto hits = given_hits<T>(layout, d);
-  T* out = layout.slot_values<T>(d, "weights");
-  const bool segments = by_segments(d);
-  const int n = points(d);
-  released([&] { fragment_weights(layout.slots, hits, segments, n, out); });
+  SlotWeights<T> s = slot_weights<T>(layout, d);
+  s.weights = layout.slot_values<T>(d, "weights");
+  if (layout.total) released([&] { kernel(s); });
 }
 
 template <class T>
-void weights_backward(const py::dict& d) {
+void weights_backward(const py::dict& d, void (*kernel)(const SlotWeights<T>&)) {
   const Layout layout(d, "lengths");
-  const auto hits = given_hits<T>(layout, d);
-  const T* grad = layout.slot_values<T>(d, "grad_weights");
-  const HitArrays<T> out{layout.slot_values<T>(d, "grad_lengths"), layout.slot_values<T>(d, "grad_peaks"),
-                         layout.slot_values<T>(d, "grad_widths")};
-  const bool segments = by_segments(d);
-  const int n = points(d);
-  released([&] { fragment_weights_adjoint(layout.slots, hits, segments, n, grad, out); });
+  SlotWeights<T> s = slot_weights<T>(layout, d);
+  s.grad_weights = layout.slot_values<T>(d, "grad_weights");
+  s.grad_lengths = layout.slot_values<T>(d, "grad_lengths"), s.grad_peaks = layout.slot_values<T>(d, "grad_peaks");
+  s.grad_widths = layout.slot_values<T>(d, "grad_widths");
+  if (layout.total) released([&] { kernel(s); });
 }
 
 // gather, scatter and pair: "weights" (slots), "x" (items, num, channels), "y" (rays, channels), one of which is
@@ -149,10 +151,14 @@ void bind_fragments(pybind11::module_& m) {
   m.def("fragment_hits", [](const py::dict& d) { is_double(d["means"]) ? hits<double>(d) : hits<float>(d); });
   m.def("fragment_hits_backward",
         [](const py::dict& d) { is_double(d["means"]) ? hits_backward<double>(d) : hits_backward<float>(d); });
-  m.def("fragment_weights",
-        [](const py::dict& d) { is_double(d["lengths"]) ? weights<double>(d) : weights<float>(d); });
-  m.def("fragment_weights_backward",
-        [](const py::dict& d) { is_double(d["lengths"]) ? weights_backward<double>(d) : weights_backward<float>(d); });
+  m.def("fragment_weights", [](const py::dict& d) {
+    const Kernels& k = chosen_kernels();
+    is_double(d["lengths"]) ? weights<double>(d, k.weigh_f64) : weights<float>(d, k.weigh_f32);
+  });
+  m.def("fragment_weights_backward", [](const py::dict& d) {
+    const Kernels& k = chosen_kernels();
+    is_double(d["lengths"]) ? weights_backward<double>(d, k.weigh_f64) : weights_backward<float>(d, k.weigh_f32);
+  });
   for (auto [name, which] : {std::pair{"fragment_gather", Product::gather},
                              {"fragment_scatter", Product::scatter},
                              {"fragment_pair", Product::pair}})

@@ -40,6 +40,8 @@ std::vector<const Kernels*> available_kernels() {
   return found;
 }
 
+}  // namespace
+
 const Kernels& chosen_kernels() {
   const auto found = available_kernels();
   const char* wanted = std::getenv("VOGE_ISA");
@@ -51,6 +53,8 @@ const Kernels& chosen_kernels() {
   }
   throw py::value_error("VOGE_ISA is " + std::string(wanted) + "; this machine and build have " + names);
 }
+
+namespace {
 
 template <class T>
 Scene<T> make_scene(const py::dict& d) {

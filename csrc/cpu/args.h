@@ -44,7 +44,7 @@ struct RenderBackward {
   int64_t feature_batch, channels;
   const T* features;
   const T *grad_image, *grad_alpha, *grad_depth;
-  const T* grad_normals;  // null: not wanted
+  const T* grad_normals;                           // null: not wanted
   T *grad_means, *grad_precisions, *grad_density;  // of the inputs' shapes
   T* grad_features;
   T *grad_origins, *grad_directions;  // null: not wanted
@@ -57,6 +57,19 @@ struct TraceOut {
   const int64_t* offsets;  // (batch * rays + 1), or null: dense
   int64_t* counts;         // (batch * rays): counting pass, nothing else is written; or null
   int64_t* indices;        // hits, -1 for none
+};
+
+// Hits in slots, dense or ragged as above, in any order; a peak of 0 is no hit.
+template <class T>
+struct SlotWeights {
+  int64_t rays, most;      // rays of all scenes; slots a ray where they are dense
+  const int64_t* offsets;  // (rays + 1), or null: dense
+  const T *lengths, *peaks, *widths;
+  bool segments;
+  int points, threads;
+  T* weights;             // forward; null: backward
+  const T* grad_weights;  // backward
+  T *grad_lengths, *grad_peaks, *grad_widths;
 };
 
 // Bookkeeping for benchmarks: processor cycles by stage and pairs of overlapping hits, summed over threads.
@@ -73,6 +86,8 @@ struct Kernels {
   void (*render_backward_f64)(const Scene<double>&, const RenderBackward<double>&);
   void (*trace_f32)(const Scene<float>&, const TraceOut<float>&);
   void (*trace_f64)(const Scene<double>&, const TraceOut<double>&);
+  void (*weigh_f32)(const SlotWeights<float>&);
+  void (*weigh_f64)(const SlotWeights<double>&);
 };
 
 // Error in the values of an input: becomes a ValueError.

@@ -34,7 +34,8 @@ struct Stopwatch {
 template <class W>
 struct Team {
   template <class... A>
-  explicit Team(int n, const A&... arguments) : size(n), members((W*)aligned_alloc(64, (n * sizeof(W) + 63) / 64 * 64)) {
+  explicit Team(int n, const A&... arguments)
+      : size(n), members((W*)aligned_alloc(64, (n * sizeof(W) + 63) / 64 * 64)) {
     if (!members) throw std::bad_alloc();
     for (int i = 0; i < n; ++i) new (members + i) W(arguments...);
   }

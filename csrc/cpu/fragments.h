@@ -1,4 +1,4 @@
-// The fragments route: everything behind the search for hits (trace.h), over lists of hits of every ray.
+// The fragments route behind the search for hits (trace.h), over lists of hits of every ray; weights are in weigh.h.
 //
 // Hits lie in slots, ray after ray: dense, `most` slots a ray, or ragged, slots offsets[r] .. offsets[r + 1] of ray r.
 // A slot's index is the Gaussian within the ray's own scene; -1 is an empty slot. Sums over rays run in the order of
@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "core/hit.h"
-#include "core/segments.h"
 #include "cpu/args.h"
 #include "cpu/pool.h"
 
@@ -218,67 +217,6 @@ void fragment_hits_adjoint(const Slots& slots, const FragmentScene<T>& s, const 
     for (int64_t j = 0; j < n; ++j) sum = sum + origins[i * n + j];
     store(out.origins, i, sum);
   }
-}
-
-// ---- weights
-
-// One ray's hits, without the empty slots at its end, and with inverse widths.
-template <class T>
-struct RayList {
-  std::vector<T> inverse_widths, gradient, scratch;
-  std::vector<int> integers;
-
-  Hits<T> load(const Slots& slots, int64_t ray, const ConstHitArrays<T>& hits, bool segments, int points) {
-    const int64_t begin = slots.begin(ray);
-    int64_t count = slots.end(ray) - begin;
-    while (count > 0 && !(hits.peaks[begin + count - 1] > 0)) --count;
-    const int n = int(count);
-    inverse_widths.resize(n), gradient.resize(n);
-    for (int i = 0; i < n; ++i) inverse_widths[i] = 1 / hits.widths[begin + i];
-    if (segments) {
-      scratch.resize(segments_scratch_values(points, n));
-      integers.resize(segments_scratch_integers(points, n));
-    }
-    return {n, hits.peaks + begin, hits.lengths + begin, inverse_widths.data()};
-  }
-};
-
-template <class T>
-void fragment_weights(const Slots& slots, const ConstHitArrays<T>& hits, bool by_segments, int points, T* weights) {
-  std::vector<RayList<T>> lists(slots.threads);
-  parallel_pieces(slots.rays, ray_piece, slots.threads, [&](int worker, int64_t first, int64_t last) {
-    RayList<T>& list = lists[worker];
-    for (int64_t ray = first; ray < last; ++ray) {
-      const Hits<T> h = list.load(slots, ray, hits, by_segments, points);
-      T* w = weights + slots.begin(ray);
-      if (by_segments)
-        segments(points, h, w, list.scratch.data(), list.integers.data());
-      else
-        hermite(points, h, w);
-      for (int64_t i = slots.begin(ray) + h.count; i < slots.end(ray); ++i) weights[i] = 0;
-    }
-  });
-}
-
-template <class T>
-void fragment_weights_adjoint(const Slots& slots, const ConstHitArrays<T>& hits, bool by_segments, int points,
-                              const T* grad_weights, const HitArrays<T>& out) {
-  std::vector<RayList<T>> lists(slots.threads);
-  parallel_pieces(slots.rays, ray_piece, slots.threads, [&](int worker, int64_t first, int64_t last) {
-    RayList<T>& list = lists[worker];
-    for (int64_t ray = first; ray < last; ++ray) {
-      const int64_t begin = slots.begin(ray);
-      const Hits<T> h = list.load(slots, ray, hits, by_segments, points);
-      const HitsGradient<T> grad{out.peaks + begin, out.lengths + begin, list.gradient.data()};
-      if (by_segments)
-        segments_adjoint(points, h, grad_weights + begin, grad, list.scratch.data(), list.integers.data());
-      else
-        hermite_adjoint(points, h, grad_weights + begin, grad);
-      for (int i = 0; i < h.count; ++i)
-        out.widths[begin + i] = -list.gradient[i] * list.inverse_widths[i] * list.inverse_widths[i];
-      for (int64_t i = begin + h.count; i < slots.end(ray); ++i) out.peaks[i] = out.lengths[i] = out.widths[i] = 0;
-    }
-  });
 }
 
 // ---- F = sum over slots of w_slot <x_Gaussian, y_ray>: its derivatives by y (gather), x (scatter) and w (pair).

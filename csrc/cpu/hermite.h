@@ -119,8 +119,8 @@ static void hermite_rows(const Packet<T>& p, const HermiteRule& rule, WeightMemo
 
 // From grad_weight: weight, grad_peak, grad_length, grad_rate. With h = -dL/dW_i A_i w_p T, each pair adds h Phi to the
 // peak, h A phi / sigma to the lengths, h A phi z sigma to the rate; the sums over i are kept without their common
-// factors. With H = dL/dS_i A_i w_p T, which adds H R to -h, each pair adds H phi / sigma to the peak, -H A phi z / sigma^2
-// to the lengths, H A phi (1 - z^2) to the rate.
+// factors. With H = dL/dS_i A_i w_p T, which adds H R to -h, each pair adds H phi / sigma to the peak, -H A phi z /
+// sigma^2 to the lengths, H A phi (1 - z^2) to the rate.
 template <bool shifted, bool stops, class T>
 static void hermite_adjoint_rows(const Packet<T>& p, const HermiteRule& rule, WeightMemory<T>& w) {
   typedef typename Simd<T>::Vec Vec;

@@ -5,6 +5,24 @@
 
 VOGE_NAMESPACE_BEGIN
 
+// Completes the intervals of rows whose lanes hold different Gaussians: peak, length and rate are there, and in `high`
+// the reach of the widest.
+template <class T>
+static void bound_rows(Packet<T>& p) {
+  T run = -INFINITY;
+  for (int j = 0; j < p.n; ++j) {
+    const auto hit = p.peak[j] > (T)0;
+    const T reach = p.high[j];
+    p.first[j] = lane_min(select(hit, p.length[j], missing_length<T>()));
+    p.last[j] = lane_max(select(hit, p.length[j], -missing_length<T>()));
+    p.length[j] = select(hit, p.length[j], broadcast(p.first[j]));
+    p.low[j] = p.first[j] - reach, p.high[j] = p.last[j] + reach;
+    p.high_before[j] = run = most(run, p.high[j]);
+  }
+  run = INFINITY;
+  for (int j = p.n - 1; j >= 0; --j) p.low_after[j] = run = least(run, p.low[j]);
+}
+
 template <class T>
 struct Regrouped {
   typedef typename Simd<T>::Vec Vec;
@@ -43,18 +61,7 @@ struct Regrouped {
       reinterpret_cast<T*>(packet.rate + j)[lane] = reinterpret_cast<const T*>(p.rate + k)[lane];
       packet.high[j] = most(packet.high[j], p.high[k] - p.last[k]);
     });
-    T run = -INFINITY;
-    for (int j = 0; j < rows; ++j) {
-      const auto hit = packet.peak[j] > (T)0;
-      const T reach = packet.high[j];
-      packet.first[j] = lane_min(packet.length[j]);
-      packet.last[j] = lane_max(select(hit, packet.length[j], -missing_length<T>()));
-      packet.length[j] = select(hit, packet.length[j], broadcast(packet.first[j]));
-      packet.low[j] = packet.first[j] - reach, packet.high[j] = packet.last[j] + reach;
-      packet.high_before[j] = run = most(run, packet.high[j]);
-    }
-    run = INFINITY;
-    for (int j = rows - 1; j >= 0; --j) packet.low_after[j] = run = least(run, packet.low[j]);
+    bound_rows(packet);
     return true;
   }
 

@@ -176,7 +176,8 @@ static void render_forward_block(const Scene<T>& s, const RenderForward<T>& r, c
       int64_t c = 0;
       for (; c + 8 * lanes <= wide; c += 8 * lanes)
         composite_wide<8>(p, w.weigher.memory.weight, j, features + c, r.channels, list, out + c);
-      for (; c < wide; c += lanes) composite_wide<1>(p, w.weigher.memory.weight, j, features + c, r.channels, list, out + c);
+      for (; c < wide; c += lanes)
+        composite_wide<1>(p, w.weigher.memory.weight, j, features + c, r.channels, list, out + c);
       const T* lane = reinterpret_cast<const T*>(image) + j;
       for (; c < r.channels; ++c) out[c] = lane[(c - wide) * lanes];
     }
@@ -343,8 +344,8 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
           *reinterpret_cast<Vec*>(row + c) = sum;
         }
       }
-      add_hit_gradients(s, p, v, records, symmetric, list, sums, r.grad_normals ? &grad_normal : nullptr, rays_wanted, grad_direction,
-                        grad_origin);
+      add_hit_gradients(s, p, v, records, symmetric, list, sums, r.grad_normals ? &grad_normal : nullptr, rays_wanted,
+                        grad_direction, grad_origin);
     }
     if (rays_wanted) {
       // A unit direction d / |d| passes on the part of its gradient across it, over the length.

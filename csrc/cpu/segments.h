@@ -20,12 +20,12 @@ struct SlabEntry {
 // A slab and the cut at its end.
 template <class T>
 struct SlabRow {
-  typename Simd<T>::Vec transmittance, depth, e, f, u, df, du;  // at the start; D and functions of it
+  typename Simd<T>::Vec transmittance, depth, e, f, u, df, du;        // at the start; D and functions of it
   typename Simd<T>::Vec thickness, grow_start, grow_end, grow_depth;  // 1 / D; g in terms of rho and d
-  typename Simd<T>::Vec share_start, share_end;          // g in terms of the shares: 0, 1 or 2
+  typename Simd<T>::Vec share_start, share_end;                       // g in terms of the shares: 0, 1 or 2
   typename Simd<T>::Vec gained, lost, scale_gain, scale_loss;
-  typename Simd<T>::Vec per_rho;                         // 1 / sum rho at the end cut, 0 without one
-  int64_t first;                                         // its entries
+  typename Simd<T>::Vec per_rho;  // 1 / sum rho at the end cut, 0 without one
+  int64_t first;                  // its entries
   int count;
   bool inner;
 };
@@ -38,10 +38,10 @@ struct SegmentsMemory {
   Scratch<int32_t> integers;
   Scratch<SlabEntry<T>> entries;
   Scratch<SlabRow<T>> rows;
-  Vec *length, *sigma, *amplitude;                  // per entry: from the lane's nearest hit; A / (sigma sqrt(2 pi))
-  Vec *cdf, *rho;                                   // state at the cut
-  Vec *grad_part_after, *grad_share_after;          // from the slab behind the cut
-  Vec *grad_part, *grad_share;                      // per entry of the slab
+  Vec *length, *sigma, *amplitude;          // per entry: from the lane's nearest hit; A / (sigma sqrt(2 pi))
+  Vec *cdf, *rho;                           // state at the cut
+  Vec *grad_part_after, *grad_share_after;  // from the slab behind the cut
+  Vec *grad_part, *grad_share;              // per entry of the slab
   Vec *grad_log_peak, *grad_log_rate;
   T *low, *high;
   bool* done;
@@ -152,8 +152,8 @@ VOGE_INLINE void slab_functions(typename Simd<T>::Vec depth, typename Simd<T>::V
   s.df = select(thin, -c2 + D * ((T)(1. / 3) - D * ((T)(1. / 8) - D * ((T)(1. / 30) - D * (T)(1. / 144)))), df);
   s.u = select(thin, D * D * ((T)(-1. / 12) + D * ((T)(1. / 24) - D * ((T)(1. / 80) - D * (T)(1. / 360)))),
                s.f - (T)0.5 * ((T)1 + s.e));
-  s.du = select(thin, D * ((T)(-1. / 6) + D * ((T)(1. / 8) - D * ((T)(1. / 20) - D * (T)(1. / 72)))),
-                s.df + (T)0.5 * s.e);
+  s.du =
+      select(thin, D * ((T)(-1. / 6) + D * ((T)(1. / 8) - D * ((T)(1. / 20) - D * (T)(1. / 72)))), s.df + (T)0.5 * s.e);
 }
 
 // Weights; with `keep` also all that the adjoint needs.
@@ -232,9 +232,7 @@ static void segments_rows(const Packet<T>& p, int points, WeightMemory<T>& w, Se
       const SlabEntry<T>& entry = entries[a];
       const Vec moved_here = entry.change * select(entry.change > zero, gain, loss);
       w.weight[entry.entry] += vmax(through * entry.part + moved_here, zero);
-      if (stops)
-        w.stop[entry.entry] +=
-            transmittance * depth * ((s.f + s.df) * entry.rho_start - s.df * entry.rho_end);
+      if (stops) w.stop[entry.entry] += transmittance * depth * ((s.f + s.df) * entry.rho_start - s.df * entry.rho_end);
     }
     s.first = used, s.count = count, s.inner = inner;
     used += count;
@@ -286,7 +284,7 @@ static void segments_adjoint_rows(const Packet<T>& p, int points, WeightMemory<T
       Vec growth = s.grow_end * entry.rho_end - s.grow_start * entry.rho_start;
       if (!s.inner) growth += s.grow_depth * d;
       const Vec wanted = s.u * growth;
-      const Mask below = wanted < d * low, above = wanted > d * high, gain = entry.change > zero;
+      const Mask below = wanted<d * low, above = wanted> d * high, gain = entry.change > zero;
       const Vec grad_change = g * select(gain, scale_gain, scale_loss) + select(gain, shift_gain, shift_loss);
       const Vec g_below = (Vec)((Mask)grad_change & below), g_above = (Vec)((Mask)grad_change & above),
                 g_wanted = (Vec)((Mask)grad_change & ~(below | above)), grad_growth = s.u * g_wanted;

@@ -162,8 +162,8 @@ VOGE_INLINE auto lane_sum(V a) {
   return fold<sizeof(V) / sizeof(a[0]) / 2>(a, [](V x, V y) __attribute__((always_inline)) { return x + y; });
 }
 
-// 2^x for x <= 127 (values under -100 return about 1e-30: no denormal numbers, which are slow); relative error 8e-8: on [-1/2, 1/2] a minimax polynomial of
-// degree 5; the integer part goes into the exponent.
+// 2^x for x <= 127 (values under -100 return about 1e-30: no denormal numbers, which are slow); relative error 8e-8: on
+// [-1/2, 1/2] a minimax polynomial of degree 5; the integer part goes into the exponent.
 VOGE_INLINE VecF vexp2(VecF x) {
   const float magic = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer held in the low bits
   VecF t = vmax(x, broadcast(-100.f));
@@ -221,8 +221,8 @@ VOGE_INLINE void normal_cdf_bell(VecD z, VecD& cdf, VecD& bell) {
   bell = vexp(z * z * -.5);
 }
 
-// Growing scratch memory of plain values, aligned for vectors; `ensure` loses the contents when it grows, `grow` keeps the
-// first `used`.
+// Growing scratch memory of plain values, aligned for vectors; `ensure` loses the contents when it grows, `grow` keeps
+// the first `used`.
 template <class V>
 struct Scratch {
   V* data = nullptr;

@@ -1,5 +1,7 @@
 """COLMAP models: cameras.txt and images.txt, or cameras.bin and images.bin.
 
+`read` takes pinholes, `read_lens` takes lenses with distortion, too.
+
 COLMAP's axes and pixel coordinates are ours: x right, y down, z forward, pixel centres at +0.5. The format:
 https://colmap.github.io/format.html; a camera is (model, width, height, parameters), an image (quaternion wxyz,
 translation, camera, name), world to camera.
@@ -17,6 +19,7 @@ import torch
 
 from voge.cameras import Cameras
 from voge.gaussians import quaternions_to_matrices
+from voge.lenses import Lens
 
 # The models by their number in binary files, with the number of parameters.
 _MODELS = (
@@ -25,6 +28,22 @@ _MODELS = (
     ("RAD_TAN_THIN_PRISM_FISHEYE", 16), ("SIMPLE_DIVISION", 4), ("DIVISION", 5), ("SIMPLE_FISHEYE", 3),
     ("FISHEYE", 4), ("EUCM", 6), ("EQUIRECTANGULAR", 2),
 )  # fmt: skip
+
+# Those that are lenses of ours: its model, and the names of their parameters.
+_LENSES = {
+    "SIMPLE_PINHOLE": ("opencv", "f cx cy"),
+    "PINHOLE": ("opencv", "fx fy cx cy"),
+    "SIMPLE_RADIAL": ("opencv", "f cx cy k1"),
+    "RADIAL": ("opencv", "f cx cy k1 k2"),
+    "OPENCV": ("opencv", "fx fy cx cy k1 k2 p1 p2"),
+    "FULL_OPENCV": ("opencv", "fx fy cx cy k1 k2 p1 p2 k3 k4 k5 k6"),
+    "SIMPLE_FISHEYE": ("fisheye", "f cx cy"),
+    "FISHEYE": ("fisheye", "fx fy cx cy"),
+    "SIMPLE_RADIAL_FISHEYE": ("fisheye", "f cx cy k1"),
+    "RADIAL_FISHEYE": ("fisheye", "f cx cy k1 k2"),
+    "OPENCV_FISHEYE": ("fisheye", "fx fy cx cy k1 k2 k3 k4"),
+}
+_COEFFICIENTS = {"opencv": ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"), "fisheye": ("k1", "k2", "k3", "k4")}
 
 
 class _Camera(NamedTuple):
@@ -47,9 +66,35 @@ def read(path: str | os.PathLike[str], images: Sequence[str] | None = None) -> t
         images: names to pick, in this order; None: all, sorted by name.
 
     Raises:
-        ValueError: files missing, broken or truncated; a camera model with distortion (undistort the images first);
-            several image sizes (pick images of one size); an image that is not in the model.
+        ValueError: files missing, broken or truncated; a camera model with distortion (see `read_lens`); several image
+            sizes (pick images of one size); an image that is not in the model.
     """
+    names, cameras, _ = _read(path, images, pinholes=True)
+    return names, cameras
+
+
+def read_lens(path: str | os.PathLike[str], images: Sequence[str] | None = None) -> tuple[list[str], Cameras, Lens]:
+    """The names of a model's images, their cameras without distortion, and their lenses, in torch's default dtype.
+
+    `lens.rays(cameras)` are the rays of all images. To take some, index both: `cameras[i]`, `lens.coefficients[i]`.
+
+    Args:
+        path, images: as `read`.
+
+    Returns:
+        names, cameras of batch shape (N,), and a lens with coefficients (N, 8) of model "opencv" (SIMPLE_PINHOLE,
+        PINHOLE, SIMPLE_RADIAL, RADIAL, OPENCV, FULL_OPENCV) or (N, 4) of model "fisheye" (OPENCV_FISHEYE,
+        SIMPLE_RADIAL_FISHEYE, RADIAL_FISHEYE, SIMPLE_FISHEYE, FISHEYE).
+
+    Raises:
+        ValueError: as `read`; another camera model; images of both models.
+    """
+    return _read(path, images, pinholes=False)
+
+
+def _read(
+    path: str | os.PathLike[str], images: Sequence[str] | None, pinholes: bool
+) -> tuple[list[str], Cameras, Lens]:
     folder = Path(path)
     if (folder / "cameras.bin").is_file() and (folder / "images.bin").is_file():
         cameras, poses = _read_cameras_bin(folder / "cameras.bin"), _read_images_bin(folder / "images.bin")
@@ -64,38 +109,46 @@ def read(path: str | os.PathLike[str], images: Sequence[str] | None = None) -> t
         raise ValueError(f"images: {missing[0]!r} is not among the {len(poses)} images of {folder}")
     if not names:
         raise ValueError(f"images: expected at least one image, the model in {folder} has {len(poses)}")
-    intrinsics = {}
+    calibrations = {}
     for name in names:
         number = poses[name].camera
         if number not in cameras:
             raise ValueError(f"{folder}: image {name!r} has camera {number}, which is not in the file of cameras")
-        intrinsics[number] = _matrix(cameras[number], number, folder)
-    sizes = {(cameras[number].height, cameras[number].width) for number in intrinsics}
+        calibrations[number] = _calibration(cameras[number], number, folder, pinholes)
+    sizes = {(cameras[number].height, cameras[number].width) for number in calibrations}
     if len(sizes) > 1:
         raise ValueError(f"images: expected one image size, got (H, W) = {sorted(sizes)}; pick images of one size")
+    models = {model for model, _, _ in calibrations.values()}
+    if len(models) > 1:
+        raise ValueError("images: expected one kind of lens, got fisheyes and others; pick images of one kind")
 
     pose = torch.tensor([poses[name].pose for name in names], dtype=torch.float64)
     bad = ~(pose[:, :4].norm(dim=-1) > 0)
     if bad.any():
         raise ValueError(f"{folder}: image {names[int(bad.nonzero()[0])]!r} has no rotation, its quaternion is zero")
-    K = torch.tensor([intrinsics[poses[name].camera] for name in names], dtype=torch.float64)
-    R, t = quaternions_to_matrices(pose[:, :4]), pose[:, 4:]
     dtype = torch.get_default_dtype()
-    return names, Cameras(R.to(dtype), t.to(dtype), K.to(dtype), sizes.pop())
+    _, K, coefficients = zip(*(calibrations[poses[name].camera] for name in names), strict=True)
+    R, t = quaternions_to_matrices(pose[:, :4]), pose[:, 4:]
+    lens = Lens(models.pop(), torch.tensor(coefficients, dtype=dtype))
+    return names, Cameras(R.to(dtype), t.to(dtype), torch.tensor(K, dtype=dtype), sizes.pop()), lens
 
 
-def _matrix(camera: _Camera, number: int, folder: Path) -> list[list[float]]:
-    if camera.model == "SIMPLE_PINHOLE":
-        fx, cx, cy = camera.parameters
-        fy = fx
-    elif camera.model == "PINHOLE":
-        fx, fy, cx, cy = camera.parameters
-    else:
+def _calibration(
+    camera: _Camera, number: int, folder: Path, pinholes: bool
+) -> tuple[str, list[list[float]], list[float]]:
+    """The lens's model, K, and the coefficients."""
+    if pinholes and camera.model not in ("PINHOLE", "SIMPLE_PINHOLE"):
         raise ValueError(
-            f"{folder}: camera {number} is of model {camera.model}, expected PINHOLE or SIMPLE_PINHOLE; "
-            "undistort the images first (colmap image_undistorter)"
+            f"{folder}: camera {number} is of model {camera.model}, expected PINHOLE or SIMPLE_PINHOLE; undistort the "
+            "images first (colmap image_undistorter), or take its lens along (voge.compat.colmap.read_lens)"
         )
-    return [[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]
+    if camera.model not in _LENSES:
+        raise ValueError(f"{folder}: camera {number} is of model {camera.model}, expected one of {', '.join(_LENSES)}")
+    model, names = _LENSES[camera.model]
+    value = dict(zip(names.split(), camera.parameters, strict=True))
+    fx, fy = (value.get("f", value.get(name, 0.0)) for name in ("fx", "fy"))
+    coefficients = [value.get(name, 0.0) for name in _COEFFICIENTS[model]]
+    return model, [[fx, 0.0, value["cx"]], [0.0, fy, value["cy"]], [0.0, 0.0, 1.0]], coefficients
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:

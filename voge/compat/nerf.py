@@ -2,6 +2,7 @@
 
 `frames` hold camera-to-world matrices with OpenGL's axes (x right, y up, z backward). Intrinsics (fl_x, fl_y, cx, cy,
 w, h in pixels, or camera_angle_x, camera_angle_y in radians) stand at the top or in a frame; the frame's count first.
+`read` takes pinholes, `read_lens` takes lenses with distortion and fisheyes, too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import torch
 
 from voge import checks
 from voge.cameras import Cameras
+from voge.lenses import Lens, distort
+from voge.lenses.frames import from_pixels, to_pixels
 
 
 def read(path: str | os.PathLike[str], image_size: Sequence[int] | None = None) -> tuple[list[str], Cameras]:
@@ -31,7 +34,39 @@ def read(path: str | os.PathLike[str], image_size: Sequence[int] | None = None) 
 
     Raises:
         ValueError: file missing or broken, several image sizes, no image size or another one than `image_size`, a
-            camera model that is not a pinhole with distortion.
+            fisheye, another camera model.
+    """
+    names, cameras, lens = read_lens(path, image_size)
+    if lens.model == "fisheye":
+        raise ValueError(f"{path}: expected pinhole cameras, got fisheyes: voge.compat.nerf.read_lens takes them")
+    if lens.coefficients.any():
+        height, width = cameras.image_size
+        corners = from_pixels(cameras, cameras.K.new_tensor([[0, 0], [width, 0], [0, height], [width, height]]))
+        moved = to_pixels(cameras, distort(corners, lens.coefficients)) - to_pixels(cameras, corners)
+        most = float(moved.norm(dim=-1).max())
+        warnings.warn(
+            f"{path}: lens distortion, which moves corners of the image by up to {most:.1f} pixels, is left out; "
+            "undistort the images, or take the lens along (voge.compat.nerf.read_lens)",
+            stacklevel=3,
+        )
+    return names, cameras
+
+
+def read_lens(path: str | os.PathLike[str], image_size: Sequence[int] | None = None) -> tuple[list[str], Cameras, Lens]:
+    """The image files of a transforms.json, their cameras without distortion, and their lenses.
+
+    `lens.rays(cameras)` are the rays of all images. To take some, index both: `cameras[i]`, `lens.coefficients[i]`.
+
+    Args:
+        path, image_size: as `read`.
+
+    Returns:
+        names, cameras of batch shape (N,), and a lens with coefficients (N, 5) of model "opencv" (camera_model OPENCV,
+        RADIAL, SIMPLE_RADIAL, PINHOLE, SIMPLE_PINHOLE, or none) or (N, 4) of model "fisheye" (camera_model
+        OPENCV_FISHEYE, or is_fisheye).
+
+    Raises:
+        ValueError: as `read`; frames of both models.
     """
     file = Path(path)
     try:
@@ -45,7 +80,8 @@ def read(path: str | os.PathLike[str], image_size: Sequence[int] | None = None) 
     if image_size is not None:
         image_size = checks.image_size("image_size", image_size)
 
-    names, poses, intrinsics, sizes, distortion = [], [], [], set(), 0.0
+    names, poses, intrinsics, coefficients = [], [], [], []
+    sizes, models = set(), set()
     for i, frame in enumerate(content["frames"]):
         where = f"{file}: frames[{i}]"
         if not isinstance(frame, dict):
@@ -56,22 +92,20 @@ def read(path: str | os.PathLike[str], image_size: Sequence[int] | None = None) 
         size = _size(where, merged, image_size)
         sizes.add(size)
         intrinsics.append(_intrinsics(where, merged, size))
-        distortion = max(distortion, _distortion(where, merged, intrinsics[-1], size))
+        model, values = _lens(where, merged)
+        models.add(model)
+        coefficients.append(values)
     if len(sizes) > 1:
         raise ValueError(f"{file}: expected one image size, got (H, W) = {sorted(sizes)}")
-    if distortion:
-        warnings.warn(
-            f"{file}: lens distortion, which moves corners of the image by up to {distortion:.1f} pixels, is left out; "
-            "undistort the images for exact work",
-            stacklevel=3,
-        )
+    if len(models) > 1:
+        raise ValueError(f"{file}: expected one kind of lens, got fisheyes and others")
 
     to_world = torch.tensor(poses, dtype=torch.float64)
     R = (to_world[:, :3, :3] * to_world.new_tensor([1, -1, -1])).mT
     t = -(R @ to_world[:, :3, 3:])[..., 0]
-    K = torch.tensor(intrinsics, dtype=torch.float64)
     dtype = torch.get_default_dtype()
-    return names, Cameras(R.to(dtype), t.to(dtype), K.to(dtype), sizes.pop())
+    cameras = Cameras(R.to(dtype), t.to(dtype), torch.tensor(intrinsics, dtype=dtype), sizes.pop())
+    return names, cameras, Lens(models.pop(), torch.tensor(coefficients, dtype=dtype))
 
 
 def _number(where: str, values: Mapping[str, Any], key: str, default: float | None = None) -> float:
@@ -123,20 +157,13 @@ def _intrinsics(where: str, values: Mapping[str, Any], size: tuple[int, int]) ->
     return [[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]
 
 
-def _distortion(where: str, values: Mapping[str, Any], K: Sequence[Sequence[float]], size: tuple[int, int]) -> float:
-    """How far, in pixels, OpenCV's radial and tangential distortion moves the corner that it moves most."""
+def _lens(where: str, values: Mapping[str, Any]) -> tuple[str, list[float]]:
+    """The lens's model, and its coefficients in OpenCV's order."""
     model = values.get("camera_model", "OPENCV")
-    if model not in ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL") or values.get("is_fisheye"):
-        raise ValueError(f"{where}: expected a pinhole camera, got camera_model {model!r}")
-    k1, k2, k3, p1, p2 = (_number(where, values, key, 0.0) for key in ("k1", "k2", "k3", "p1", "p2"))
-    (fx, _, cx), (_, fy, cy), _ = K
-    worst = 0.0
-    for u in (0, size[1]):
-        for v in (0, size[0]):
-            x, y = (u - cx) / fx, (v - cy) / fy
-            r = x * x + y * y
-            radial = r * (k1 + r * (k2 + r * k3))
-            dx = x * radial + 2 * p1 * x * y + p2 * (r + 2 * x * x)
-            dy = y * radial + p1 * (r + 2 * y * y) + 2 * p2 * x * y
-            worst = max(worst, math.hypot(fx * dx, fy * dy))
-    return worst
+    if model == "OPENCV_FISHEYE" or values.get("is_fisheye"):
+        return "fisheye", [_number(where, values, key, 0.0) for key in ("k1", "k2", "k3", "k4")]
+    if model not in ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL"):
+        raise ValueError(f"{where}: expected a pinhole or fisheye camera, got camera_model {model!r}")
+    if _number(where, values, "k4", 0.0):
+        raise ValueError(f"{where}: expected k1, k2, p1, p2, k3 of OpenCV's distortion, got a k4 as well")
+    return "opencv", [_number(where, values, key, 0.0) for key in ("k1", "k2", "p1", "p2", "k3")]
