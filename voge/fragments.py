@@ -64,8 +64,8 @@ class Fragments:
             **features** (..., N, C), the sum of weight times pixel over the rays that meet each Gaussian, and
             **weight_sum** (..., N). A texture is features / weight_sum; sum both over the batch to join several views.
         """
-        like = {"dtype": self.weights.dtype, "device": self.weights.device}
-        checks.tensor("image", image, (*self.ray_shape, "C"), **like, finite=True)
+        w = self.weights
+        checks.tensor("image", image, (*self.ray_shape, "C"), dtype=w.dtype, device=w.device, finite=True)
         own = image.shape[: image.dim() - len(self.ray_shape) - 1]
         self._items("image", image, own, len(self.ray_shape) + 1)
         image = image.expand(*self.batch_shape, *self.ray_shape, image.shape[-1]).reshape(-1, image.shape[-1])

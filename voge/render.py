@@ -284,7 +284,9 @@ def check_background(background: Tensor, image: Tensor) -> None:
 def check_values(gaussians: Gaussians, x: Inputs) -> None:
     """The value checks of the native kernels, of every value."""
     gaussians.check()
-    parts = (x.features, x.origins, x.directions, x.valid)
-    features, *rays = (y if y is None or x.batch else y[0] for y in parts)
-    checks.every("features", features.isfinite(), "finite values", features)
-    Rays(*rays).check()
+
+    def own(y: Tensor) -> Tensor:  # without a batch, positions are named without one
+        return y if x.batch else y[0]
+
+    checks.every("features", own(x.features).isfinite(), "finite values", own(x.features))
+    Rays(own(x.origins), own(x.directions), None if x.valid is None else own(x.valid)).check()

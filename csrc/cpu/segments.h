@@ -168,7 +168,7 @@ static void segments_rows(const Packet<T>& p, int points, WeightMemory<T>& w, Se
   sort_cuts(p, points, m);
   for (int k = 0; k < n; ++k) m.cdf[k] = m.rho[k] = w.weight[k] = w.stop[k] = zero, m.done[k] = false;
   const Vec total_cuts = m.seen[cuts];
-  Vec transmittance = one, per_rho_start = zero;
+  Vec transmittance = one, before = zero, per_rho_start = zero;
   Mask open = total_cuts > zero, valid_start = zero > one;  // lanes with slabs to come; with a cut at the slab's start
   int begin = 0, j = 0;
   int64_t used = 0;
@@ -236,7 +236,8 @@ static void segments_rows(const Packet<T>& p, int points, WeightMemory<T>& w, Se
     }
     s.first = used, s.count = count, s.inner = inner;
     used += count;
-    transmittance *= s.e;
+    before += depth;
+    transmittance = vexp(-before);  // a product of many e would gather their errors
     per_rho_start = s.per_rho;
     open = open & valid_end;
     valid_start = ends;
