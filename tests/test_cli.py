@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     colors = torch.tensor(COLORS, dtype=torch.float32).repeat_interleave(4, 0)
     io.save(folder / "box.ply", io.Mesh(vertices, faces, colors))
     io.save(folder / "plain.off", io.Mesh(vertices, faces))
-    gaussians, features = cli.colored(io.load(folder / "box.ply"), 500)
+    gaussians, features, _ = cli.colored(io.load(folder / "box.ply"), 500)
     drawn = voge.render(gaussians, true_camera(), features, background=torch.full((3,), 0.5))
     pictures.write(folder / "photo.png", drawn.features)
     pictures.write(folder / "mask.png", (drawn.alpha > 0.5).float()[..., None].expand(-1, -1, 3))
@@ -182,6 +182,14 @@ def test_mistakes(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "broken.png").write_bytes(photo.read_bytes()[:200])
     (tmp_path / "K.json").write_text("{")
     (tmp_path / "K2.json").write_text('{"K": [[1, 2], [3, 4]]}')
+    (tmp_path / "size.json").write_text('{"fx": 90, "fy": 90, "cx": 48, "cy": 36, "image_size": 5}')
+    eye, away = [[1, 0, 0], [0, 1, 0], [0, 0, 1]], [0, 0, 3]
+    for name, R, t in (
+        ("words", eye, "abc"),
+        ("turned", [[2, 0, 0], *eye[1:]], away),
+        ("behind", eye, [0, 0, -3]),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"R": R, "t": t}))
     pictures.write(tmp_path / "small.png", torch.rand(50, 60, 3))
     under_a_file = photo / "out"
     fit = ("fit-pose", "--num", 100, box, photo)
@@ -191,8 +199,9 @@ def test_mistakes(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (("info", tmp_path / "broken.obj"), "broken.obj"),
         (("view", box), "later version"),
         (("render", box, under_a_file / "x.png"), "cannot write to folder"),
-        (("render", box, tmp_path / "x.what"), "what"),
-        (("render", box, tmp_path / "x.png", "--focal", -1, "--num", 100), "focal"),
+        (("render", box, tmp_path / "x.what"), "out: expected the suffix of a picture, such as .png, got '.what'"),
+        (("render", box, tmp_path / "x"), "out: expected the suffix of a picture"),
+        (("render", box, tmp_path / "x.jpg", "--background", "transparent"), "out: expected a picture that can be"),
         (("render", box, tmp_path / "x.png", "--num", 0), "num"),
         (("convert", box, tmp_path / "x.obj"), "obj"),
         (("convert", box, tmp_path / "x.npz", "--law", "vertex", "--percentage", 2), "percentage"),
@@ -200,13 +209,19 @@ def test_mistakes(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (("fit-pose", box, tmp_path / "broken.png"), "broken.png"),
         (("fit-pose", made / "plain.off", photo, "--intrinsics", K), "no colours"),
         ((*fit, "--mask", tmp_path / "small.png"), "mask: expected the size of the image, 96 x 72 pixels"),
-        ((*fit, "--intrinsics", "1,2,3"), "expected 4 numbers"),
-        ((*fit, "--intrinsics", "nan,90,48,36"), "expected 4 numbers"),
-        ((*fit, "--intrinsics", "-90,90,48,36"), "focal"),
+        ((*fit, "--intrinsics", "1,2,3"), "intrinsics: expected 4 numbers"),
+        ((*fit, "--intrinsics", "nan,90,48,36"), "intrinsics: expected 4 numbers"),
+        ((*fit, "--intrinsics", "-90,90,48,36"), "intrinsics: K: expected focal lengths above zero, got -90.0"),
+        ((*fit, "--intrinsics", tmp_path / "size.json"), "is for an image_size [H, W] of 5, got [72, 96]"),
         ((*fit, "--intrinsics", "900,900,640,360"), "principal point (640.0, 360.0) lies outside the 96 x 72 image"),
         ((*fit, "--intrinsics", tmp_path / "K.json"), "K.json"),
         ((*fit, "--intrinsics", tmp_path / "K2.json"), "3 x 3"),
         ((*fit, "--intrinsics", K, "--start", tmp_path / "K2.json"), "expected an object with R and t"),
+        ((*fit, "--intrinsics", K, "--start", tmp_path / "words.json"), "start: "),
+        ((*fit, "--intrinsics", K, "--start", tmp_path / "turned.json"), "turned.json: R: expected a rotation"),
+        ((*fit, "--intrinsics", K, "--start", tmp_path / "behind.json"), "in front of the camera, got depth -3"),
+        ((*fit, "--intrinsics", K, "--start", "1,2"), "start: expected 3 numbers"),
+        ((*fit, "--intrinsics", K, "--start", "1,2,-3"), "start: expected a distance above 0, got -3.0"),
         ((*fit, "--intrinsics", K, "--out", under_a_file), "cannot write to folder"),
         (("fit-shape", tmp_path, "--out", tmp_path / "x.npz"), "transforms.json"),
         (("fit-shape", made / "nowhere", "--out", tmp_path / "x.npz"), "is not a folder"),
@@ -237,9 +252,25 @@ def test_missing_library_is_named(
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["nonsense"], ["render", "a", "b", "--size", "8"], ["render", "a", "b", "--eye", "1,2"]]
+    ("words", "message"),
+    [
+        ("", "COMMAND"),
+        ("nonsense", "nonsense"),
+        ("render a b --size 8", "--size: expected HxW such as 480x640, sides of 1 to 16384 pixels, got '8'"),
+        ("render a b --size 0x8", "got '0x8'"),
+        ("render a b --size 99999999x99999999", "got '99999999x99999999'"),
+        ("render a b --eye 1,2", "--eye: expected 3 numbers"),
+        ("render a b --focal -1", "--focal: expected a finite number above 0, got '-1'"),
+        ("render a b --focal inf", "--focal: expected a finite number above 0, got 'inf'"),
+        ("render a b --distance 0", "--distance: expected a finite number above 0, got '0'"),
+        ("render a b --azimuth nan", "--azimuth: expected a finite number, got 'nan'"),
+        ("render a b --background pink", "or three numbers r,g,b in 0..1, got 'pink'"),
+        ("render a b --background 3,-1,0", "or three numbers r,g,b in 0..1, got '3,-1,0'"),
+        ("fit-pose a b --spread 400", "--spread: expected degrees from 0 to 180, got '400'"),
+        ("fit-pose a b --lighting odd", "--lighting: invalid choice: 'odd'"),
+    ],
 )
-def test_words_that_argparse_refuses(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_that_argparse_refuses(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        run(*words)
-    assert stopped.value.code == 2 and "error" in capsys.readouterr().err
+        run(*words.split())
+    assert stopped.value.code == 2 and message in capsys.readouterr().err

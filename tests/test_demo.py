@@ -137,8 +137,9 @@ def test_film_truth_is_consistent_and_the_fit_stays_at_it():
     assert torch.isfinite(found.covariance).all()
 
 
-def test_board_truth_agrees_with_the_shipped_poses():
-    photos = boards.Boards(cached(*fetch.BOARDS))
+@pytest.mark.parametrize("package", fetch.BOARDS, ids=lambda package: package.kind)
+def test_board_truth_agrees_with_the_shipped_poses(package):
+    photos = boards.Boards(cached(package))
     assert len(photos.names) == 13
     for i, name in enumerate(photos.names):
         assert photos.truth[name].pixels < 0.4
