@@ -49,10 +49,11 @@ def tensor(
     start = len(got) - len(shape)
     fits = start >= 0
     if fits:
-        free: dict[str, int] = {}
+        sizes: dict[int | str, int] = {}  # no setdefault: torch 2.4 cannot compile it
         for want, size in zip(shape, got[start:], strict=True):
-            if size != (want if isinstance(want, int) else free.setdefault(want, size)):
-                fits = False
+            if want not in sizes:
+                sizes[want] = size if isinstance(want, str) else want
+            fits = fits and size == sizes[want]
     if not fits:
         raise ValueError(f"{name}: expected shape {_pattern(shape)}, got {tuple(got)}")
     if finite:

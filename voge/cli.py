@@ -27,6 +27,8 @@ from voge.convert.surfaces import GREY
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "transparent": None}
 GAUSSIAN_FILES, MESH_FILES = (".npz", ".safetensors", ".ply"), (".obj", ".off", ".stl", ".glb")
 STARTS = 64  # rotations tried around --start
+LONGEST = 16384  # side of a picture, in pixels
+MOST = 0.98  # of the Gaussians of a 3DGS scene are framed
 EXPECTED = (ValueError, TypeError, ImportError, OSError)  # what a user can cause; anything else is a defect of ours
 
 
@@ -64,11 +66,14 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("file", type=Path, help="anything voge reads: .obj .ply .off .stl .glb .npz .safetensors ...")
     c.add_argument("out", type=Path, help="the picture, such as out.png")
     c.add_argument("--size", type=_size, default=(512, 512), metavar="HxW", help="of the picture (512x512)")
-    c.add_argument("--focal", type=float, help="focal length in pixels (twice the shorter side)")
+    c.add_argument("--focal", type=_positive, help="focal length in pixels (twice the shorter side)")
     c.add_argument("--eye", type=_numbers(3), metavar="X,Y,Z", help="where the camera is; it looks at the middle")
-    c.add_argument("--azimuth", type=float, default=30.0, help="degrees about the y axis, 0 is on +z (30)")
-    c.add_argument("--elevation", type=float, default=20.0, help="degrees above the x-z plane (20)")
-    c.add_argument("--distance", type=float, help="of the camera from the middle (so that all is in the picture)")
+    c.add_argument("--up", type=_numbers(3), default=(0.0, 1.0, 0.0), metavar="X,Y,Z",
+                   help="what points up: 0,-1,0 in most 3DGS captures (0,1,0)")  # fmt: skip
+    c.add_argument("--azimuth", type=_finite, default=30.0, help="degrees about the up axis, with y up 0 is on +z (30)")
+    c.add_argument("--elevation", type=_finite, default=20.0, help="degrees above the plane across the up axis (20)")
+    c.add_argument("--distance", type=_positive,
+                   help="of the camera from the middle (so that all, of a 3DGS file 98 %%, is seen)")  # fmt: skip
     c.add_argument("--background", type=_background, default="white", help="white, black, transparent or r,g,b in 0..1")
     _add_num(c)
 
@@ -79,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--intrinsics", metavar="K.json|fx,fy,cx,cy", help="in pixels (a guess: 1.2 times the longer side)")
     c.add_argument("--out", type=Path, help="folder for pose.json, overlay.png and fit.gif (IMAGE-pose)")
     c.add_argument("--start", metavar="POSE.json|AZIMUTH,ELEVATION,DISTANCE", help="a pose that is about right")
-    c.add_argument("--spread", type=float, default=45.0, help="degrees that the rotation of --start may be off (45)")
+    c.add_argument("--spread", type=_degrees, default=45.0, help="degrees that the rotation of --start may be off (45)")
     c.add_argument(
         "--lighting", choices=("same", "affine", "local"), default="same", help="how light may differ (same)"
     )
@@ -109,10 +114,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def render(args: argparse.Namespace) -> None:
-    gaussians, features = colored(io.load(args.file), args.num)
-    camera = framing(gaussians, args)
+    pictures.check_name("out", args.out, 4 if args.background is None else 3)
+    scene = io.Scene(*colored(io.load(args.file), args.num))
+    camera = framing(scene, args)
+    gaussians, features = scene.gaussians, scene.colors(camera.centers())
     with io.atomic_path(args.out) as path:  # first, so that a picture that cannot be written is not rendered
-        drawn = voge.render(gaussians, camera, features, points=pictures.POINTS)
+        drawn = voge.render(gaussians, camera, features, quadrature="segments")
         alpha = drawn.alpha.clamp(max=1)[..., None]
         if args.background is None:
             picture = torch.cat([drawn.features / alpha.clamp(min=1e-6), alpha], -1)
@@ -133,7 +140,7 @@ def fit_pose(args: argparse.Namespace) -> None:
         raise ValueError(f"mask: {args.mesh} has no colours, so its outline is needed: pass --mask")
     camera = intrinsics(args.intrinsics, (photo.shape[0], photo.shape[1]))
     out = _writable(args.out or Path(f"{args.image.stem}-pose"))
-    gaussians, features = colored(loaded, args.num)
+    gaussians, features, _ = colored(loaded, args.num)
     start = _start(args.start, camera, gaussians)
     if mask is None and start is None:
         print("no --mask and no --start: the object is sought everywhere and at every distance, which often fails")
@@ -231,9 +238,9 @@ def view(args: argparse.Namespace) -> None:
     raise ValueError("view: comes in a later version; `voge render` writes a picture")
 
 
-def colored(content: Any, num: int) -> tuple[voge.Gaussians, Tensor]:
-    """Gaussians and their colours (N, 3): one channel repeated, grey where there is none."""
-    gaussians, features, _ = convert.scene(content, num)
+def colored(content: Any, num: int) -> tuple[voge.Gaussians, Tensor, Tensor | None]:
+    """What makes an io.Scene, with colours (N, 3): one channel repeated, grey where there is none."""
+    gaussians, features, sh = convert.scene(content, num)
     if gaussians.batch_shape or not gaussians.num:
         raise ValueError(f"file: expected one set of Gaussians, got {gaussians}")
     if features is None:
@@ -241,7 +248,7 @@ def colored(content: Any, num: int) -> tuple[voge.Gaussians, Tensor]:
     if features.shape[-1] not in (1, 3):
         raise ValueError(f"file: expected colours (N, 1) or (N, 3), got features {tuple(features.shape)}")
     dtype = torch.get_default_dtype()
-    return gaussians.to(dtype), features.to(dtype).expand(-1, 3)
+    return gaussians.to(dtype), features.to(dtype).expand(-1, 3), None if sh is None else sh.to(dtype)
 
 
 def has_colors(content: io.Mesh | io.PointCloud | io.Scene) -> bool:
@@ -261,32 +268,47 @@ def vertex_colors(mesh: io.Mesh) -> Tensor:
     return convert.surface_colors(mesh, where).nan_to_num(GREY)
 
 
-def framing(gaussians: voge.Gaussians, args: argparse.Namespace) -> Cameras:
-    """A camera that looks at the object's middle, from so far that all of it is in the picture."""
-    low, high = gaussians.means.amin(0), gaussians.means.amax(0)
-    middle = (low + high) / 2
-    deviation = torch.linalg.inv(gaussians.precisions).diagonal(dim1=-2, dim2=-1).mean().sqrt()
-    radius = float((gaussians.means - middle).norm(dim=-1).max() + 2 * deviation)
+def framing(scene: io.Scene, args: argparse.Namespace) -> Cameras:
+    """A camera that looks at the object's middle, from so far that all of it is in the picture.
+
+    Captures have a few Gaussians far away, and a few that are huge: of a 3DGS scene a share of MOST counts.
+    """
+    means, precisions = scene.gaussians.means, scene.gaussians.precisions
+    last = round((1.0 if scene.sh is None else MOST) * (len(means) - 1))
+    ranked = means.sort(0).values
+    middle = (ranked[last] + ranked[len(means) - 1 - last]) / 2
+    variances = torch.linalg.inv(precisions).diagonal(dim1=-2, dim2=-1).mean(-1).sort().values
+    radius = float((means - middle).norm(dim=-1).sort().values[last] + 2 * variances[last].sqrt())
     shorter = min(args.size)
     focal = 2.0 * shorter if args.focal is None else args.focal
-    if focal <= 0:
-        raise ValueError(f"focal: expected a number above 0, got {focal}")
     distance = args.distance or 1.05 * radius / math.sin(math.atan(shorter / 2 / focal))
-    if distance <= 0:
-        raise ValueError(f"distance: expected a number above 0, got {distance}")
     if args.eye is not None:
-        return Cameras.look_at(eye=middle.new_tensor(args.eye), target=middle, focal=focal, image_size=args.size)
-    return orbit(middle, args.azimuth, args.elevation, distance, focal, args.size)
+        eye, up = middle.new_tensor(args.eye), middle.new_tensor(args.up)
+        return Cameras.look_at(eye=eye, target=middle, up=up, focal=focal, image_size=args.size)
+    return orbit(middle, args.azimuth, args.elevation, distance, focal, args.size, args.up)
 
 
 def orbit(
-    middle: Tensor, azimuth: float, elevation: float, distance: float, focal: float, size: tuple[int, int]
+    middle: Tensor,
+    azimuth: float,
+    elevation: float,
+    distance: float,
+    focal: float,
+    size: tuple[int, int],
+    up: tuple[float, ...] = (0.0, 1.0, 0.0),
 ) -> Cameras:
-    """A camera around `middle`: degrees about the y axis (0 is on +z), degrees above the x-z plane."""
+    """A camera around `middle`: degrees about the up axis (0 is on +z, with z up on -y), degrees above its plane."""
+    axis = torch.nn.functional.normalize(middle.new_tensor(up), dim=0)
+    if not axis.norm() > 0.5:
+        raise ValueError(f"up: expected a direction of a length above zero, got {up}")
+    front = middle.new_tensor([0.0, 0.0, 1.0] if abs(axis[2]) < 0.9 else [0.0, -1.0, 0.0])
+    front = torch.nn.functional.normalize(front - (front @ axis) * axis, dim=0)
+    turn = torch.stack([torch.linalg.cross(axis, front), axis, front], 1)  # of y up and z front to these
     a, e = math.radians(azimuth), math.radians(elevation)
     eye = middle.new_tensor([math.cos(e) * math.sin(a), math.sin(e), math.cos(e) * math.cos(a)])
-    up = middle.new_tensor([-math.sin(e) * math.sin(a), math.cos(e), -math.sin(e) * math.cos(a)])
-    return Cameras.look_at(eye=middle + distance * eye, target=middle, up=up, focal=focal, image_size=size)
+    above = middle.new_tensor([-math.sin(e) * math.sin(a), math.cos(e), -math.sin(e) * math.cos(a)])
+    eye = middle + distance * (turn @ eye)
+    return Cameras.look_at(eye=eye, target=middle, up=turn @ above, focal=focal, image_size=size)
 
 
 def intrinsics(text: str | None, size: tuple[int, int]) -> Cameras:
@@ -301,7 +323,7 @@ def intrinsics(text: str | None, size: tuple[int, int]) -> Cameras:
         content = _read_json(text)
         content = content if isinstance(content, dict) else {"K": content}
         stated = content.get("image_size")
-        if stated is not None and list(stated) != [height, width]:
+        if stated is not None and stated != [height, width]:
             raise ValueError(f"intrinsics: {text} is for an image_size [H, W] of {stated}, got {[height, width]}")
         if "K" in content:
             K = content["K"]
@@ -310,7 +332,8 @@ def intrinsics(text: str | None, size: tuple[int, int]) -> Cameras:
         else:
             raise ValueError(f"intrinsics: {text}: expected K, or fx, fy, cx and cy, got {', '.join(content)}")
     else:
-        fx, fy, cx, cy = _numbers(4)(text)
+        with _about("intrinsics"):
+            fx, fy, cx, cy = _numbers(4)(text)
         K = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
     try:
         matrix = torch.tensor(K, dtype=torch.get_default_dtype())
@@ -323,23 +346,32 @@ def intrinsics(text: str | None, size: tuple[int, int]) -> Cameras:
         raise ValueError(
             f"intrinsics: principal point {centre} lies outside the {width} x {height} image: another size?"
         )
-    return Cameras(torch.eye(3), torch.zeros(3), matrix, size)
+    with _about("intrinsics"):
+        return Cameras(torch.eye(3), torch.zeros(3), matrix, size)
 
 
 def _start(text: str | None, camera: Cameras, gaussians: voge.Gaussians) -> Cameras | None:
     if text is None:
         return None
+    middle = (gaussians.means.amin(0) + gaussians.means.amax(0)) / 2
     if text.lower().endswith(".json"):
         content = _read_json(text)
         if not isinstance(content, dict) or "R" not in content or "t" not in content:
             raise ValueError(f"start: {text}: expected an object with R and t, as in a pose.json")
-        return Cameras(
-            torch.tensor(content["R"]).float(), torch.tensor(content["t"]).float(), camera.K, camera.image_size
-        )
-    azimuth, elevation, distance = _numbers(3)(text)
-    middle = (gaussians.means.amin(0) + gaussians.means.amax(0)) / 2
-    seen = orbit(middle, azimuth, elevation, distance, 1.0, camera.image_size)
-    return Cameras(seen.R, seen.t, camera.K, camera.image_size)
+        with _about(f"start: {text}"):
+            R, t = (torch.tensor(content[name], dtype=camera.K.dtype) for name in ("R", "t"))
+            start = Cameras(R, t, camera.K, camera.image_size)
+    else:
+        with _about("start"):
+            azimuth, elevation, distance = _numbers(3)(text)
+            if distance <= 0:
+                raise ValueError(f"expected a distance above 0, got {distance}")
+            seen = orbit(middle, azimuth, elevation, distance, 1.0, camera.image_size)
+        start = Cameras(seen.R, seen.t, camera.K, camera.image_size)
+    depth = float((start.R @ middle + start.t)[..., 2])
+    if start.batch_shape or depth <= 0:
+        raise ValueError(f"start: expected one pose with the object in front of the camera, got depth {depth:.4g}")
+    return start
 
 
 def _pose_dict(result: Any, seconds: float) -> dict[str, Any]:
@@ -397,6 +429,15 @@ def _writable(folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def _about(argument: str) -> Iterator[None]:
+    """Errors inside name the argument of the command line that they are about."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{argument}: {error}") from error
+
+
 def _read_json(path: str) -> Any:
     with io.reading(path) as file:
         return json.loads(file.read_text(encoding="utf-8"))
@@ -416,14 +457,40 @@ def _numbers(count: int) -> Callable[[str], tuple[float, ...]]:
 
 
 def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)[x×](\d+)", text)
-    if not match or not all(map(int, match.groups())):
-        raise Malformed(f"expected HxW such as 480x640, got {text!r}")
+    match = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", text)
+    if not match or not all(0 < int(side) <= LONGEST for side in match.groups()):
+        raise Malformed(f"expected HxW such as 480x640, sides of 1 to {LONGEST} pixels, got {text!r}")
     return int(match[1]), int(match[2])
 
 
+def _within(expected: str, low: float, high: float = math.inf) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and low <= value <= high):
+            raise Malformed(f"expected {expected}, got {text!r}")
+        return value
+
+    return number
+
+
+_finite = _within("a finite number", -math.inf)
+_positive = _within("a finite number above 0", sys.float_info.min)
+_degrees = _within("degrees from 0 to 180", 0.0, 180.0)
+
+
 def _background(text: str) -> tuple[float, ...] | None:
-    return BACKGROUNDS[text] if text in BACKGROUNDS else _numbers(3)(text)
+    if text in BACKGROUNDS:
+        return BACKGROUNDS[text]
+    try:
+        color = _numbers(3)(text)
+    except Malformed:
+        color = (math.nan,)
+    if not all(0 <= value <= 1 for value in color):
+        raise Malformed(f"expected {', '.join(BACKGROUNDS)} or three numbers r,g,b in 0..1, got {text!r}")
+    return color
 
 
 def _add_num(command: argparse.ArgumentParser) -> None:

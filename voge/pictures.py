@@ -41,12 +41,23 @@ def read(path: str | Path) -> Tensor:
     return torch.from_numpy(pixels).to(torch.get_default_dtype()) / 255
 
 
+def check_name(name: str, path: str | Path, channels: int = 3) -> None:
+    """ValueError naming the argument `name` unless its suffix is that of a picture with 3 or 4 channels."""
+    image, suffix = library("PIL.Image"), Path(path).suffix.lower()
+    form = image.registered_extensions().get(suffix)
+    if form not in image.SAVE:
+        raise ValueError(f"{name}: expected the suffix of a picture, such as .png, got {suffix!r} in {path}")
+    if channels == 4 and form == "JPEG":
+        raise ValueError(f"{name}: expected a picture that can be transparent, such as .png, got {suffix!r} in {path}")
+
+
 def write(path: str | Path, picture: Tensor) -> None:
     """Writes (H, W, 3) or (H, W, 4), clipped to [0, 1], in the format of the suffix.
 
     Raises:
-        ValueError: a suffix that names no format. ImportError: Pillow is missing.
+        ValueError: a suffix that names no format, or none with transparency. ImportError: Pillow is missing.
     """
+    check_name("path", path, picture.shape[-1])
     _image(picture).save(path)
 
 

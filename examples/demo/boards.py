@@ -19,6 +19,7 @@ COLUMNS, ROWS = 9, 6  # inner corners
 BLACK = (-0.52, -0.97, 8.49, 5.93)
 PAPER = (-0.68, -1.11, 8.63, 6.06)
 MODEL_PHOTO = 11
+PHOTOS = (*range(1, 10), *range(11, 15))  # those with a pose in left_intrinsics.yml; mvtb-data has a left10 of its own
 CORNER_ERROR = 0.2  # pixels a coordinate: the reprojection error of detected corners
 FINE = 20  # samples of the model's picture per square
 WINDOW, FLOOR = 0.6, 0.15  # of the features: window in squares, deviation
@@ -34,7 +35,7 @@ class Boards:
         self.K, distortion, shipped = (
             store.getNode(name).mat() for name in ("camera_matrix", "distortion_coefficients", "extrinsic_parameters")
         )
-        self.names = sorted(path.stem for path in folder.glob("left[0-1][0-9].jpg"))
+        self.names = [f"left{number:02d}" for number in PHOTOS]
         self.photos: dict[str, np.ndarray] = {}
         self.truth: dict[str, truth.Truth] = {}
         for name in self.names:

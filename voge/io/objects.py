@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from voge import checks, harmonics
 from voge.gaussians import Gaussians
 from voge.io.merge import merge
 
@@ -54,13 +55,33 @@ class Scene(NamedTuple):
 
     Attributes:
         gaussians: N of them.
-        features: (N, C) or None; colours in [0, 1] when C is 3.
-        sh: (N, K, 3) or None: spherical harmonics above degree 0, as a 3DGS file holds them (kept, not rendered).
+        features: (..., N, C) or None; colours in [0, 1] when C is 3.
+        sh: (..., N, K, 3) or None: coefficients of the K = (d + 1)^2 - 1 spherical harmonics above degree 0 of a 3DGS
+            file. The features are then the colours of degree 0, 0.5 + harmonics.SH_0 times the coefficient.
     """
 
     gaussians: Gaussians
     features: Tensor | None = None
     sh: Tensor | None = None
+
+    def colors(self, centers: Tensor) -> Tensor:
+        """What to render: the colours (..., N, 3) as seen from `centers` (..., 3), by voge.harmonics.colors.
+
+        The features themselves where there are no harmonics.
+
+        Raises:
+            TypeError, ValueError: types, shapes; a scene without features, harmonics without colours.
+        """
+        if self.features is None:
+            raise ValueError("scene: expected features, got None")
+        if self.sh is None:
+            return self.features
+        checks.tensor("features", self.features, (self.gaussians.num, 3))
+        checks.tensor("sh", self.sh, (self.gaussians.num, "K", 3), dtype=self.features.dtype)
+        batch = checks.broadcast_batch(features=self.features.shape[:-2], sh=self.sh.shape[:-3])
+        zero = ((self.features - 0.5) / harmonics.SH_0)[..., None, :]
+        parts = [x.expand(*batch, *x.shape[-3:]) for x in (zero, self.sh)]
+        return harmonics.colors(torch.cat(parts, -2), self.gaussians.means, centers)
 
 
 def as_mesh(mesh: Any, faces: Any = None) -> Mesh:

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from voge.gaussians import Gaussians
+from voge.harmonics import SH_0, degree_of
 from voge.io.objects import Scene
 from voge.io.optional import library
 from voge.io.ply import columns, read_vertices, write_vertices
 
-SH_0 = 0.28209479177387814  # the spherical harmonic of degree 0, 1 / (2 sqrt(pi))
 FLATTEST = 1e-3  # least ratio of a Gaussian's axes: float32 precision matrices stay positive definite down to here
 PROPERTIES = (
     "opacity",
@@ -23,26 +23,28 @@ PROPERTIES = (
 
 
 def load_splats(path: Path) -> Scene:
-    """Gaussians, colours 0.5 + SH_0 f_dc, and the harmonics above degree 0, of a 3DGS .ply.
+    """Gaussians, colours of degree 0 (0.5 + SH_0 f_dc), and the coefficients of the higher harmonics, of a 3DGS .ply.
 
     An opacity o is the peak alpha of a splat; a ray through the centre of a Gaussian of density a absorbs 1 - exp(-a)
     (medium "ray", absorptivity 1). So a = -ln(1 - o), which is softplus of the logit in the file. Axes shorter than
     FLATTEST times the longest are raised to that.
 
     Raises:
-        ValueError: a broken file, values that are not finite, a zero quaternion.
+        ValueError: a broken file, values that are not finite, a zero quaternion, harmonics of no whole degree.
     """
     rows = read_vertices(path)
     groups = (("x", "y", "z"), PROPERTIES[1:4], PROPERTIES[4:8], PROPERTIES[8:], PROPERTIES[:1])
     means, scales, quaternions, f_dc, logits = (columns(rows, *names) for names in groups)
     if means is None or scales is None or quaternions is None or f_dc is None or logits is None:
         raise ValueError(f"lacks properties of a 3DGS file: x, y, z, {', '.join(PROPERTIES)}")
+    rest = _load_rest(rows)
     for name, value in {
         "positions": means,
         "scales": scales,
         "rotations": quaternions,
         "opacities": logits,
         "colours": f_dc,
+        "spherical harmonics": rest,
     }.items():
         if not np.isfinite(value).all():
             raise ValueError(f"has {name} that are not finite")
@@ -54,14 +56,15 @@ def load_splats(path: Path) -> Scene:
     quaternions = quaternions / np.abs(quaternions).max(-1, keepdims=True)
     # In float64, then rounded once.
     gaussians = Gaussians.from_scales_rotations(*map(torch.from_numpy, (means, scales, quaternions, density)))
-    return Scene(gaussians.to(torch.float32), torch.from_numpy(0.5 + SH_0 * f_dc).float(), _load_rest(rows))
+    colors, sh = torch.from_numpy(0.5 + SH_0 * f_dc).float(), torch.from_numpy(rest).float().contiguous()
+    return Scene(gaussians.to(torch.float32), colors, sh)
 
 
 def save_splats(path: Path, scene: Scene) -> None:
     """Writes a 3DGS .ply; the inverse of load_splats.
 
     Raises:
-        ValueError: batched Gaussians, features that are not colours (N, 3).
+        ValueError: batched Gaussians, features that are not colours (N, 3), harmonics of no whole degree.
     """
     rotation = library("scipy.spatial.transform").Rotation
     gaussians, features, sh = scene
@@ -76,9 +79,14 @@ def save_splats(path: Path, scene: Scene) -> None:
     colors = torch.full((gaussians.num, 3), 0.5) if features is None else features.detach().cpu()
     if colors.shape != (gaussians.num, 3):
         raise ValueError(f"features: a 3DGS file holds colours ({gaussians.num}, 3), got {tuple(colors.shape)}")
-    rest = torch.zeros(gaussians.num, 0) if sh is None else sh.detach().cpu().mT.flatten(1)  # channel after channel
+    sh = torch.zeros(gaussians.num, 0, 3) if sh is None else sh.detach().cpu()
+    if sh.dim() != 3 or sh.shape[0] != gaussians.num or sh.shape[2] != 3:
+        raise ValueError(f"sh: expected shape ({gaussians.num}, K, 3), got {tuple(sh.shape)}")
+    degree_of("sh: with the one of degree 0", sh.shape[1] + 1)
+    rest = sh.mT.flatten(1)  # channel after channel
     table = {
-        "x": gaussians.means[:, 0], "y": gaussians.means[:, 1], "z": gaussians.means[:, 2],
+        **dict(zip("xyz", gaussians.means.T, strict=True)),
+        **{f"n{axis}": torch.zeros(gaussians.num) for axis in "xyz"},  # not used, but expected by some readers
         **{f"f_dc_{i}": (colors[:, i].double() - 0.5) / SH_0 for i in range(3)},
         **{f"f_rest_{i}": rest[:, i] for i in range(rest.shape[1])},
         "opacity": density + torch.log(-torch.expm1(-density)),
@@ -88,10 +96,15 @@ def save_splats(path: Path, scene: Scene) -> None:
     write_vertices(path, {name: value.detach().cpu().numpy().astype("f4") for name, value in table.items()})
 
 
-def _load_rest(rows: np.ndarray) -> torch.Tensor | None:
-    """f_rest_0, 1, ... (all of red, then green, then blue) as (N, K, 3)."""
+def _load_rest(rows: np.ndarray) -> np.ndarray:
+    """f_rest_0, 1, ... (all of red, then all of green, then of blue) as (N, K, 3); K = 0 where there are none."""
     num = sum(name.startswith("f_rest_") for name in rows.dtype.names or ())
-    rest = columns(rows, *(f"f_rest_{i}" for i in range(num))) if num else None
-    if rest is None or num % 3:
-        return None
-    return torch.from_numpy(rest.reshape(len(rest), 3, -1)).float().mT.contiguous()
+    if num % 3:
+        raise ValueError(f"has {num} properties f_rest_, expected a multiple of 3: 0, 9, 24, 45")
+    degree_of("f_rest_", num // 3 + 1)
+    if not num:
+        return np.zeros((len(rows), 0, 3))
+    rest = columns(rows, *(f"f_rest_{i}" for i in range(num)))
+    if rest is None:
+        raise ValueError(f"has {num} properties f_rest_, expected f_rest_0 to f_rest_{num - 1}")
+    return rest.reshape(len(rest), 3, -1).swapaxes(1, 2)
