@@ -218,6 +218,18 @@ def test_second_derivatives_raise():
         grad.sum().backward()
 
 
+def test_forward_mode_is_refused():
+    means, precisions, density, features = scene(num=6)
+
+    def run(means, backend=None):
+        return voge.render(voge.Gaussians(means, precisions, density), camera(), features, backend=backend).alpha
+
+    with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
+        torch.func.jvp(run, (means,), (torch.ones_like(means),))
+    _, tangent = torch.func.jvp(lambda m: run(m, "reference"), (means,), (torch.ones_like(means),))
+    assert tangent.abs().max() > 0
+
+
 def test_opcheck():
     means, precisions, density, features = (x.requires_grad_() for x in scene(num=6))
     rays = camera().rays()

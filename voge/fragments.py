@@ -13,7 +13,7 @@ from voge.backends import fragments as ops
 from voge.cameras import Cameras
 from voge.gaussians import Gaussians
 from voge.rays import Rays
-from voge.render import check_settings, check_values, flatten
+from voge.render import check_settings, check_values, flatten, refuse_tangents
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,6 +139,7 @@ def trace(
     if settings.backend == "cpu":
         from voge.backends import cpu
 
+        refuse_tangents("voge.trace", x)
         try:
             indices, offsets = cpu.trace(*(t.detach() for t in scene), x.valid, x.projection, *x.grid, *settings[:4])
         except ValueError:

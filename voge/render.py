@@ -117,6 +117,7 @@ def render(
     if settings.backend == "cpu":
         from voge.backends import cpu
 
+        refuse_tangents("voge.render", x)
         scene = (x.means, x.precisions, x.density, x.features, x.origins, x.directions, x.valid, x.projection)
         options = (*x.grid, *settings[:4], quadrature == "segments", points, depth == "median", normals)
         try:
@@ -279,6 +280,17 @@ def check_background(background: Tensor, image: Tensor) -> None:
     tail = image.shape[-len(got) :] if len(got) <= image.dim() else ()
     if len(got) > image.dim() or (len(got) > 1 and any(a not in (1, b) for a, b in zip(got, tail, strict=True))):
         raise ValueError(f"background: expected shape (C,) or {tuple(image.shape)}, got {tuple(got)}")
+
+
+def refuse_tangents(name: str, x: Inputs) -> None:
+    """RuntimeError in forward mode: torch would drop the tangents at an operator of ours, and say nothing."""
+    level = torch.autograd.forward_ad._current_level
+    if not torch.compiler.is_compiling() and level >= 0:
+        tensors = (x.means, x.precisions, x.density, x.features, x.origins, x.directions)
+        if any(torch.autograd.forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+            raise RuntimeError(
+                f'{name} has no forward-mode derivatives on backend "cpu"; backend="reference" (plain torch) has them'
+            )
 
 
 def check_values(gaussians: Gaussians, x: Inputs) -> None:

@@ -17,7 +17,9 @@ bool counting_pairs = false;
 void add_to_counters(const Counters& c) {
   static std::mutex mutex;
   std::lock_guard<std::mutex> lock(mutex);
-  counters.bin_cycles += c.bin_cycles, counters.hit_cycles += c.hit_cycles, counters.weight_cycles += c.weight_cycles;
+  counters.bin_cycles += c.bin_cycles, counters.project_cycles += c.project_cycles,
+      counters.sort_cycles += c.sort_cycles, counters.reduce_cycles += c.reduce_cycles;
+  counters.hit_cycles += c.hit_cycles, counters.weight_cycles += c.weight_cycles;
   counters.composite_cycles += c.composite_cycles, counters.hits += c.hits,
       counters.overlapping_pairs += c.overlapping_pairs;
 }
@@ -176,9 +178,11 @@ PYBIND11_MODULE(_cpu, m) {
   m.def(
       "counters",
       [] {
-        return py::dict("bin_cycles"_a = counters.bin_cycles, "hit_cycles"_a = counters.hit_cycles,
-                        "weight_cycles"_a = counters.weight_cycles, "composite_cycles"_a = counters.composite_cycles,
-                        "hits"_a = counters.hits, "overlapping_pairs"_a = counters.overlapping_pairs);
+        return py::dict("bin_cycles"_a = counters.bin_cycles, "project_cycles"_a = counters.project_cycles,
+                        "sort_cycles"_a = counters.sort_cycles, "reduce_cycles"_a = counters.reduce_cycles,
+                        "hit_cycles"_a = counters.hit_cycles, "weight_cycles"_a = counters.weight_cycles,
+                        "composite_cycles"_a = counters.composite_cycles, "hits"_a = counters.hits,
+                        "overlapping_pairs"_a = counters.overlapping_pairs);
       },
       "Processor cycles by stage summed over threads, hits, and pairs of hits closer than the cut-off.");
   bind_cameras(m);

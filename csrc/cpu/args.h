@@ -74,7 +74,10 @@ struct SlotWeights {
 
 // Bookkeeping for benchmarks: processor cycles by stage and pairs of overlapping hits, summed over threads.
 struct Counters {
-  uint64_t bin_cycles, hit_cycles, weight_cycles, composite_cycles;
+  uint64_t bin_cycles;                                   // all that comes before the blocks; of these:
+  uint64_t project_cycles, sort_cycles;                  // values checked and Gaussians projected; sorted by distance
+  uint64_t hit_cycles, weight_cycles, composite_cycles;  // of the blocks
+  uint64_t reduce_cycles;                                // gradients of a Gaussian summed over the blocks
   uint64_t hits, overlapping_pairs;
 };
 

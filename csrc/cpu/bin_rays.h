@@ -29,8 +29,8 @@ template <class T>
 struct BoxLeaf {
   typedef typename Simd<T>::Vec Vec;
   Vec factor[6], mean[3];
-  Vec slope, floor;  // |L'(M - o) - l L'd| is wrong by at most slope |M - o| + floor
-  Vec widest;        // standard deviation: turns that into an error of the length
+  Vec outer, inner;  // squares of |L'(M - o) - l L'd|: more is no hit, less is one, whatever rounding did
+  Vec blur;          // how wrong a length may be
   int32_t gaussian[Simd<T>::lanes];
   unsigned present;
 };
@@ -63,8 +63,9 @@ struct BoxTree {
 };
 
 struct Extent {
-  Vec3<double> half;  // of the box that holds the ellipsoid of the threshold
-  double stiffest, widest;
+  Vec3<double> half;    // of the box that holds the ellipsoid of the threshold
+  double outer, inner;  // its standard deviations, with room for what rounding does over this distance
+  double blur;
 };
 
 template <class T>
@@ -74,12 +75,12 @@ static Extent extent(const Record<T>& g, double reach, double distance) {
   const double yx = -f.yx * x * y, zy = -f.zy * y * z, zx = -(f.zx * x + f.zy * yx) * z;
   const Vec3<double> variance{x * x + yx * yx + zx * zx, y * y + zy * zy, z * z};
   Extent e;
-  e.stiffest = sqrt((double)f.xx * f.xx + (double)f.yx * f.yx + (double)f.yy * f.yy + (double)f.zx * f.zx +
-                    (double)f.zy * f.zy + (double)f.zz * f.zz);
-  e.widest = sqrt(variance.x + variance.y + variance.z);
-  const double error = 16 * Rounding<T>::unit * e.stiffest * (distance + reach * e.widest);
-  const double sigmas = reach * (1 + Rounding<T>::tree) + error;
-  e.half = {sigmas * sqrt(variance.x), sigmas * sqrt(variance.y), sigmas * sqrt(variance.z)};
+  const double stiffest = sqrt((double)f.xx * f.xx + (double)f.yx * f.yx + (double)f.yy * f.yy + (double)f.zx * f.zx +
+                               (double)f.zy * f.zy + (double)f.zz * f.zz);
+  const double widest = sqrt(variance.x + variance.y + variance.z);
+  const double error = reach * Rounding<T>::tree + 16 * Rounding<T>::unit * stiffest * (distance + reach * widest);
+  e.outer = reach + error, e.inner = most(reach - error, 0.0), e.blur = error * widest;
+  e.half = {e.outer * sqrt(variance.x), e.outer * sqrt(variance.y), e.outer * sqrt(variance.z)};
   return e;
 }
 
@@ -122,9 +123,7 @@ static double fit_boxes(BoxTree<T>& tree, const Record<T>* records, const Bounds
           const double pad = half[a] + 4 * Rounding<T>::unit * (half[a] + fabs((double)mean[a]));
           low[a] = least(low[a], (T)(mean[a] - pad)), high[a] = most(high[a], (T)(mean[a] + pad));
         }
-        leaf.slope[j] = (T)(16 * Rounding<T>::unit * e.stiffest);
-        leaf.floor[j] = (T)(tree.reach * (Rounding<T>::tree + 16 * Rounding<T>::unit * e.stiffest * e.widest));
-        leaf.widest[j] = (T)e.widest;
+        leaf.outer[j] = (T)(e.outer * e.outer), leaf.inner[j] = (T)(e.inner * e.inner), leaf.blur[j] = (T)e.blur;
       }
       leaf.present = (1u << n) - 1;
       corners[2 * i] = {low[0], low[1], low[2]}, corners[2 * i + 1] = {high[0], high[1], high[2]};
@@ -307,8 +306,7 @@ static void load_block(const Scene<T>& s, const Bins<T>& bins, int64_t block, Pa
 
 // Tests the rays of a leaf against its Gaussians, and takes in those that some ray may hit.
 template <bool limited, class T>
-static void search_leaf(const BoxLeaf<T>& leaf, uint64_t rays, T reach, T near, int64_t max_hits,
-                        RaySearch<T>& search) {
+static void search_leaf(const BoxLeaf<T>& leaf, uint64_t rays, T near, int64_t max_hits, RaySearch<T>& search) {
   typedef typename Simd<T>::Vec Vec;
   constexpr int lanes = Simd<T>::lanes;
   Vec closest = broadcast((T)INFINITY);
@@ -325,16 +323,14 @@ static void search_leaf(const BoxLeaf<T>& leaf, uint64_t rays, T reach, T near, 
     const Vec3<Vec> y{f[0] * v.x + f[1] * v.y + f[2] * v.z, f[3] * v.y + f[4] * v.z, f[5] * v.z};
     const Vec length = dot(y, e) * rcp(vmax(dot(e, e), broadcast((T)1e-37)));
     const Vec3<Vec> u = y - length * e;
-    const Vec error = leaf.slope * vsqrt(dot(v, v)) + leaf.floor, out = error + reach, apart = dot(u, u);
-    const Vec blur = error * leaf.widest;
-    const auto maybe = (apart <= out * out) & (length + blur > near);
+    const Vec apart = dot(u, u);
+    const auto maybe = (apart <= leaf.outer) & (length + leaf.blur > near);
     unsigned hit = bits(maybe) & leaf.present;
     if constexpr (limited) {
-      const Vec soonest = length - blur;
+      const Vec soonest = length - leaf.blur;
       hit &= bits(soonest <= ray.limit);
       if (!hit) continue;
-      const Vec inside = vmax(reach - error, broadcast((T)0));
-      const unsigned sure = bits((apart <= inside * inside) & (soonest > near));
+      const unsigned sure = bits((apart <= leaf.inner) & (soonest > near));
       if (!found) {  // a place for every Gaussian of the leaf
         Candidate* places = search.candidates.extend(lanes);
         for (int c = 0; c < lanes; ++c) places[c] = {candidate_key(INFINITY, leaf.gaussian[c]), 0};
@@ -346,7 +342,7 @@ static void search_leaf(const BoxLeaf<T>& leaf, uint64_t rays, T reach, T near, 
         const int c = __builtin_ctz(hit);
         *search.pairs.extend(1) = {(int32_t)(first + c), r, length[c], soonest[c]};
         if (!(sure >> c & 1)) continue;
-        const T latest = length[c] + blur[c];
+        const T latest = length[c] + leaf.blur[c];
         if (n == max_hits && !(latest < sorted[n - 1])) continue;
         int at = n < max_hits ? n++ : n - 1;
         for (; at > 0 && sorted[at - 1] > latest; --at) sorted[at] = sorted[at - 1];
@@ -378,7 +374,7 @@ static void search_block(const BoxTree<T>& tree, T near, int64_t max_hits, RaySe
   constexpr int lanes = Simd<T>::lanes;
   const Topology& t = *tree.topology;
   for (int64_t i = 0; t.nodes == 0 && i < t.leaves; ++i)
-    search_leaf<limited>(tree.leaves.data[i], search.alive, (T)tree.reach, near, max_hits, search);
+    search_leaf<limited>(tree.leaves.data[i], search.alive, near, max_hits, search);
   if (t.nodes == 0) return;
   Waiting* stack = search.stack.ensure((t.depth + 1) * lanes + 1);
   int top = 0;
@@ -394,7 +390,7 @@ static void search_block(const BoxTree<T>& tree, T near, int64_t max_hits, RaySe
       if (!w.rays) continue;
     }
     if (w.child < 0) {
-      search_leaf<limited>(tree.leaves.data[~w.child], w.rays, (T)tree.reach, near, max_hits, search);
+      search_leaf<limited>(tree.leaves.data[~w.child], w.rays, near, max_hits, search);
       continue;
     }
     const BoxNode<T>& node = tree.nodes.data[w.child];

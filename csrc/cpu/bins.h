@@ -5,6 +5,7 @@
 // are sorted by distance.
 #pragma once
 #include "cpu/args.h"
+#include "cpu/clock.h"
 #include "cpu/pool.h"
 #include "cpu/simd.h"
 // after simd.h, whose functions the templates must see
@@ -31,6 +32,10 @@ struct Projected {
   float x0, x1, y0, y1;
   int tx0, tx1, ty0, ty1;
   float distance;
+
+  // Of cameras: how many tiles, and which one is (x, y), row by row.
+  int64_t tiles() const { return tx0 < tx1 && ty0 < ty1 ? (int64_t)(tx1 - tx0) * (ty1 - ty0) : 0; }
+  int64_t place(int64_t x, int64_t y) const { return (y - ty0) * (tx1 - tx0) + (x - tx0); }
 };
 
 template <class T>
@@ -188,16 +193,33 @@ static void bin_tiles(const Scene<T>& s, Bins<T>& bins) {
   if (bands < 1) bands = 1;
   int64_t* offsets = bins.offsets.data;
   Scratch<int64_t> cursors;
+  // Tiles of the Gaussians by distance, side by side: every band reads all of its scene's.
+  struct Rectangle {
+    int32_t gaussian, x0, x1, y0, y1;
+  };
+  Scratch<Rectangle> rectangles;
+  Scratch<int64_t> counts;
+  rectangles.ensure(s.batch * s.num);
+  counts.ensure(s.batch);
+  auto collect = [&](int, int64_t b) {
+    Rectangle* out = rectangles.data + b * s.num;
+    int64_t n = 0;
+    for (int64_t j = 0; j < s.num; ++j) {
+      const int32_t k = bins.order.data[b * s.num + j];
+      const Projected<T>& q = bins.projected.data[b * s.num + k];
+      if (q.tiles() > 0) out[n++] = {k, q.tx0, q.tx1, q.ty0, q.ty1};
+    }
+    counts.data[b] = n;
+  };
+  parallel_for(s.batch, s.threads, collect);
   auto each_tile = [&](int64_t item, auto&& visit) {  // every (tile, Gaussian) of one band of one scene, by distance
     const int64_t b = item / bands, band = item % bands;
     const int first = (int)(tiles_y * band / bands), last = (int)(tiles_y * (band + 1) / bands);
-    const Projected<T>* p = bins.projected.data + b * s.num;
-    const int32_t* order = bins.order.data + b * s.num;
-    for (int64_t j = 0; j < s.num; ++j) {
-      const Projected<T>& q = p[order[j]];
-      const int y1 = least(q.ty1, last);
-      for (int y = most(q.ty0, first); y < y1; ++y)
-        for (int x = q.tx0; x < q.tx1; ++x) visit(b * bins.blocks_per_scene + y * bins.tiles_x + x, order[j]);
+    const Rectangle* r = rectangles.data + b * s.num;
+    for (int64_t j = 0; j < counts.data[b]; ++j) {
+      const int y1 = least(r[j].y1, last);
+      for (int y = most(r[j].y0, first); y < y1; ++y)
+        for (int x = r[j].x0; x < r[j].x1; ++x) visit(b * bins.blocks_per_scene + y * bins.tiles_x + x, r[j].gaussian);
     }
   };
   auto count = [&](int, int64_t item) { each_tile(item, [&](int64_t block, int32_t) { ++offsets[block + 1]; }); };
@@ -214,7 +236,8 @@ static void bin_tiles(const Scene<T>& s, Bins<T>& bins) {
 
 // Fills `bins` for the call; throws BadValue. `bin_rays` (bin_rays.h) does the lists of rays.
 template <class T>
-static void prepare(const Scene<T>& s, Bins<T>& bins) {
+static void prepare(const Scene<T>& s, Bins<T>& bins, Counters& counters) {
+  Stopwatch watch;
   check_finite("means", s.means, s.geometry_batch, s.num, 3, s.threads);
   check_finite("origins", s.origins, s.ray_batch, s.origins_per_scene, 3, s.threads);
   check_directions(s);
@@ -245,6 +268,7 @@ static void prepare(const Scene<T>& s, Bins<T>& bins) {
     }
   };
   parallel_for(s.geometry_batch * chunks, s.threads, records);
+  watch.lap(counters.project_cycles);
   if (!s.projection) return;
   Scratch<uint64_t> keys;
   keys.ensure(2 * s.num * s.threads);
@@ -253,6 +277,7 @@ static void prepare(const Scene<T>& s, Bins<T>& bins) {
                      keys.data + 2 * s.num * worker);
   };
   parallel_for(s.batch, s.threads, sort);
+  watch.lap(counters.sort_cycles);
   bin_tiles(s, bins);
 }
 

@@ -1,6 +1,7 @@
-// Cycle counts by stage and counts of hits and pairs, for benchmarks.
+// Cycle counts by stage, for benchmarks, and the memory of a call's threads.
 #pragma once
-#include "cpu/packet.h"
+#include "cpu/args.h"
+#include "cpu/simd.h"
 
 namespace voge {
 extern Counters counters;  // sums since the last reset (bindings)
@@ -52,19 +53,5 @@ struct Team {
   int size;
   W* members;
 };
-
-// Hits, and pairs of hits closer than the cut-off: work that no rule can avoid. Costs as much as the weights, so only
-// on request.
-template <class T>
-static void count_pairs(const Packet<T>& p, Counters& c) {
-  if (!counting_pairs) return;
-  for (int i = 0; i < p.n; ++i) {
-    const auto mine = p.peak[i] > (T)0;
-    c.hits += __builtin_popcount(bits(mine));
-    for (int k = 0; k < p.n; ++k)
-      c.overlapping_pairs += __builtin_popcount(
-          bits(mine & (p.peak[k] > (T)0) & (vabs((p.length[i] - p.length[k]) * p.rate[k]) < Cutoff<T>::sigmas)));
-  }
-}
 
 VOGE_NAMESPACE_END

@@ -28,6 +28,9 @@ struct Packet {
   T *high_before, *low_after;    // greatest `high` of all entries up to here; least `low` of all from here on
   Vec* seen;                     // hits before this entry, lane by lane (n + 1)
   Vec* exponent;                 // of the peak
+
+  Scratch<T> nearest;  // max_hits lengths of every lane, and whose they are
+  Scratch<int32_t> nearest_gaussians;
 };
 
 // Scratch memory of one thread, for lists of up to `capacity` Gaussians.
@@ -103,32 +106,41 @@ static bool packet_rays(const Scene<T>& s, const Bins<T>& bins, int64_t block, i
   return some;
 }
 
-// Keeps the nearest `max_hits` of every lane (equal lengths: the lower index). A hit's rank is the number of hits that
-// are surely in front, from running counts, plus those found by comparing with the entries whose intervals overlap.
+// Keeps the nearest `max_hits` of every lane (equal lengths: the lower index). The list is nearly sorted, so that
+// inserting a hit into its lane's nearest takes a step or two.
 template <class T>
 static void keep_nearest(Packet<T>& p, const int32_t* list, int64_t max_hits) {
   typedef typename Simd<T>::Vec Vec;
   typedef typename Simd<T>::Mask Mask;
+  constexpr int lanes = Packet<T>::lanes;
   const int n = p.n;
-  const Vec k = broadcast((T)max_hits);
-  if (!bits(p.seen[n] > k)) return;
-  T *last_before = p.high_before, *first_after = p.low_after;
-  T run = -INFINITY;
-  for (int j = 0; j < n; ++j) last_before[j] = run = most(run, p.last[j]);
-  run = INFINITY;
-  for (int j = n - 1; j >= 0; --j) first_after[j] = run = least(run, p.first[j]);
-  Vec* keep = p.peak;  // not yet in use
-  int begin = 0;
+  if (!bits(p.seen[n] > broadcast((T)max_hits))) return;
+  const int K = (int)max_hits;  // less than n
+  T* const nearest = p.nearest.ensure(lanes * K);
+  int32_t* const gaussians = p.nearest_gaussians.ensure(lanes * K);
+  int count[lanes] = {0};
+  Vec last = missing_length<T>() - missing_length<T>() * (T)0.1;  // of the lanes that have max_hits, the farthest; 9e29
+  Mask last_gaussian = {};
   for (int j = 0; j < n; ++j) {
-    while (begin > 0 && last_before[begin - 1] >= p.first[j]) --begin;
-    while (begin < n && last_before[begin] < p.first[j]) ++begin;
-    Vec rank = p.seen[begin];
-    const Vec mine = p.length[j];
-    for (int i = begin; i < n && first_after[i] <= p.last[j]; ++i) {
-      const Mask nearer = list[p.entry[i]] < list[p.entry[j]] ? p.length[i] <= mine : p.length[i] < mine;
-      rank += (Vec)((Mask)broadcast((T)1) & nearer);
+    const int32_t g = list[p.entry[j]];
+    for (unsigned near_enough = bits(p.length[j] <= last); near_enough; near_enough &= near_enough - 1) {
+      const int lane = __builtin_ctz(near_enough);
+      const T l = reinterpret_cast<const T*>(p.length + j)[lane];
+      T* const mine = nearest + lane * K;
+      int32_t* const mine_gaussians = gaussians + lane * K;
+      int& c = count[lane];
+      if (c == K && l == mine[K - 1] && g > mine_gaussians[K - 1]) continue;
+      int at = c < K ? c++ : K - 1;
+      for (; at > 0 && (mine[at - 1] > l || (mine[at - 1] == l && mine_gaussians[at - 1] > g)); --at)
+        mine[at] = mine[at - 1], mine_gaussians[at] = mine_gaussians[at - 1];
+      mine[at] = l, mine_gaussians[at] = g;
+      if (c == K) last[lane] = mine[K - 1], last_gaussian[lane] = mine_gaussians[K - 1];
     }
-    keep[j] = (Vec)((rank < k) & (mine < (T)1e29));
+  }
+  Vec* keep = p.peak;  // not yet in use
+  for (int j = 0; j < n; ++j) {
+    const typename Simd<T>::Int g = list[p.entry[j]];
+    keep[j] = (Vec)((p.length[j] < last) | ((p.length[j] == last) & (last_gaussian >= g)));
   }
   int w = 0;
   for (int j = 0; j < n; ++j) {

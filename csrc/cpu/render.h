@@ -30,6 +30,20 @@ struct Worker {
   }
 };
 
+// Hits, and pairs of hits closer than the cut-off: work that no rule can avoid. Costs as much as the weights, so only
+// on request.
+template <class T>
+static void count_pairs(const Packet<T>& p, Counters& c) {
+  if (!counting_pairs) return;
+  for (int i = 0; i < p.n; ++i) {
+    const auto mine = p.peak[i] > (T)0;
+    c.hits += __builtin_popcount(bits(mine));
+    for (int k = 0; k < p.n; ++k)
+      c.overlapping_pairs += __builtin_popcount(
+          bits(mine & (p.peak[k] > (T)0) & (vabs((p.length[i] - p.length[k]) * p.rate[k]) < Cutoff<T>::sigmas)));
+  }
+}
+
 // Sum over the hits of weight x feature for `N` channels from `features` on, one ray a lane.
 template <int N, class T>
 VOGE_INLINE void composite(const Packet<T>& p, const typename Simd<T>::Vec* weight, const T* features, int64_t channels,
@@ -190,7 +204,7 @@ static void render_forward_block(const Scene<T>& s, const RenderForward<T>& r, c
 template <class T>
 struct Slots {
   Scratch<int64_t> starts;   // (batch * num + 1)
-  Scratch<int64_t> of_pair;  // (pairs)
+  Scratch<int64_t> of_pair;  // (pairs), of lists of rays
   Scratch<T> geometry;       // (pairs, 10): P^-1 times the mean's gradient (3), the precision's (6), the density's
   Scratch<T> features;       // (pairs, channels)
   Scratch<double> origins;   // (blocks, 3)
@@ -199,20 +213,38 @@ struct Slots {
     const int64_t total = s.batch * s.num;
     int64_t* start = starts.ensure(total + 2);
     memset(start, 0, sizeof(int64_t) * (total + 2));
-    auto each = [&](auto&& visit) {
-      for (int64_t block = 0; block < bins.blocks; ++block) {
-        int64_t* mine = start + block / bins.blocks_per_scene * s.num;
-        for (int64_t i = bins.offsets.data[block]; i < bins.offsets.data[block + 1]; ++i)
-          visit(mine + bins.list.data[i], i);
-      }
-    };
-    each([](int64_t* at, int64_t) { ++at[2]; });
-    for (int64_t i = 0; i < total; ++i) start[i + 2] += start[i + 1];
-    int64_t* slot = of_pair.ensure(bins.pairs + 1);
-    each([&](int64_t* at, int64_t i) { slot[i] = at[1]++; });
+    if (s.projection) {
+      for (int64_t i = 0; i < total; ++i) start[i + 1] = start[i] + bins.projected.data[i].tiles();
+    } else {  // each part of the Gaussians looks through all lists
+      const int parts = s.threads;
+      auto each = [&](int64_t part, auto&& visit) {
+        const int32_t first = (int32_t)(s.num * part / parts), last = (int32_t)(s.num * (part + 1) / parts);
+        for (int64_t block = 0; block < bins.blocks; ++block) {
+          int64_t* mine = start + block / bins.blocks_per_scene * s.num;
+          for (int64_t i = bins.offsets.data[block]; i < bins.offsets.data[block + 1]; ++i) {
+            const int32_t k = bins.list.data[i];
+            if (k >= first && k < last) visit(mine + k, i);
+          }
+        }
+      };
+      auto count = [&](int, int64_t part) { each(part, [](int64_t* at, int64_t) { ++at[2]; }); };
+      parallel_for(parts, s.threads, count);
+      for (int64_t i = 0; i < total; ++i) start[i + 2] += start[i + 1];
+      int64_t* slot = of_pair.ensure(bins.pairs + 1);
+      auto fill = [&](int, int64_t part) { each(part, [&](int64_t* at, int64_t i) { slot[i] = at[1]++; }); };
+      parallel_for(parts, s.threads, fill);
+    }
     geometry.ensure(bins.pairs * 10 + 1);
     features.ensure(bins.pairs * channels + 1);
     if (with_origins) origins.ensure(bins.blocks * 3 + 1);
+  }
+
+  // Of the pair at place i of all lists. The tiles of a Gaussian are a rectangle, row by row.
+  int64_t of(const Scene<T>& s, const Bins<T>& bins, int64_t block, int64_t i) const {
+    if (!s.projection) return of_pair.data[i];
+    const int64_t scene = block / bins.blocks_per_scene, tile = block % bins.blocks_per_scene,
+                  g = scene * s.num + bins.list.data[i];
+    return starts.data[g] + bins.projected.data[g].place(tile % bins.tiles_x, tile / bins.tiles_x);
   }
 };
 
@@ -368,9 +400,10 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
   }
   Vec3<double> origin{0, 0, 0};
   for (int64_t i = 0; i < m; ++i) {
-    T* out = slots.geometry.data + slots.of_pair.data[begin + i] * 10;
+    const int64_t slot = slots.of(s, bins, block, begin + i);
+    T* out = slots.geometry.data + slot * 10;
     for (int c = 0; c < 10; ++c) out[c] = lane_sum(sums[10 * i + c]);
-    memcpy(slots.features.data + slots.of_pair.data[begin + i] * C, feature_sums + i * padded, sizeof(T) * C);
+    memcpy(slots.features.data + slot * C, feature_sums + i * padded, sizeof(T) * C);
     if (r.grad_origins && shared) {
       const Vec3<T> g = symmetric[list[i]] * Vec3<T>{out[0], out[1], out[2]};
       origin = {origin.x - g.x, origin.y - g.y, origin.z - g.z};
@@ -413,10 +446,10 @@ static void reduce(const Scene<T>& s, const RenderBackward<T>& r, const Sym3<T>*
 template <class T>
 static void render_forward(const Scene<T>& s, const RenderForward<T>& r) {
   Stopwatch watch;
-  Bins<T> bins;
-  prepare(s, bins);
-  check_finite("features", r.features, r.feature_batch, s.num, r.channels, s.threads);
   Team<Worker<T>> team(s.threads, s, r.normals != nullptr);
+  Bins<T> bins;
+  prepare(s, bins, team[0].counters);
+  check_finite("features", r.features, r.feature_batch, s.num, r.channels, s.threads);
   if (!s.projection) bin_rays(s, bins, team);
   Scratch<Sym3<T>> precisions;
   if (r.normals) load_precisions(s, precisions);
@@ -431,9 +464,9 @@ static void render_forward(const Scene<T>& s, const RenderForward<T>& r) {
 template <class T>
 static void render_backward(const Scene<T>& s, const RenderBackward<T>& r) {
   Stopwatch watch;
-  Bins<T> bins;
-  prepare(s, bins);
   Team<Worker<T>> team(s.threads, s, r.grad_normals != nullptr);
+  Bins<T> bins;
+  prepare(s, bins, team[0].counters);
   if (!s.projection) bin_rays(s, bins, team);
   Slots<T> slots;
   slots.assign(s, bins, r.channels, r.grad_origins && s.origins_per_scene == 1);
@@ -444,6 +477,7 @@ static void render_backward(const Scene<T>& s, const RenderBackward<T>& r) {
     render_backward_block(s, r, bins, precisions.data, slots, block, team[worker]);
   };
   parallel_for(bins.blocks, s.threads, body);
+  watch = Stopwatch();
   const int64_t chunk = 256;
   auto sum = [&](int, int64_t c) {
     for (int64_t k = c * chunk; k < least(s.num, (c + 1) * chunk); ++k) reduce(s, r, precisions.data, slots, k);
@@ -457,6 +491,7 @@ static void render_backward(const Scene<T>& s, const RenderBackward<T>& r) {
           for (int c = 0; c < 3; ++c) g[c] += slots.origins.data[3 * i + c];
       for (int c = 0; c < 3; ++c) r.grad_origins[3 * o + c] = (T)g[c];
     }
+  watch.lap(team[0].counters.reduce_cycles);
   team.add_counters();
 }
 

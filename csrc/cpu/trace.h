@@ -47,9 +47,9 @@ static void trace_block(const Scene<T>& s, const TraceOut<T>& out, const Bins<T>
 
 template <class T>
 static void trace(const Scene<T>& s, const TraceOut<T>& out) {
-  Bins<T> bins;
-  prepare(s, bins);
   Team<Worker<T>> team(s.threads, s);
+  Bins<T> bins;
+  prepare(s, bins, team[0].counters);
   if (!s.projection) bin_rays(s, bins, team);
   auto body = [&](int worker, int64_t block) { trace_block(s, out, bins, block, team[worker]); };
   parallel_for(bins.blocks, s.threads, body);

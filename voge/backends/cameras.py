@@ -19,7 +19,9 @@ def are_cameras(R: Tensor, t: Tensor, K: Tensor) -> bool:
 
 def rays(R: Tensor, t: Tensor, K: Tensor, height: int, width: int) -> Tuple[Tensor, Tensor]:
     """Origins (..., 3) and directions (..., height, width, 3), R' K^-1 (u, v, 1); batches of R, t and K broadcast."""
-    if R.device.type != "cpu":
+    # Inside torch.func's transforms new tensors have no memory of their own to write to.
+    transformed = not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+    if R.device.type != "cpu" or transformed:
         return plain_camera_rays(R, t, K, height, width)
     wanted = torch.is_grad_enabled() and (R.requires_grad or t.requires_grad or K.requires_grad)
     if wanted or torch.compiler.is_compiling():
