@@ -54,7 +54,7 @@ def scale(result: dict[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
-PLOTS = {"renderer": speed, "renderer-features": speed, "renderer-scale": scale}
+PLOTS = {"renderer": speed, "renderer-large": speed, "renderer-features": speed, "renderer-scale": scale}
 
 
 def main() -> None:

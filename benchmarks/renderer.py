@@ -1,7 +1,7 @@
-"""The renderer on the CPU beside PyTorch3D's: python -m benchmarks.renderer [--quick] [--only NAME ...] [--out FOLDER].
+"""The renderer on the CPU beside others: python -m benchmarks.renderer [--quick] [--only NAME ...] [--out FOLDER].
 
 Follows renderer.yaml and writes results/NAME.json and their plots; benchmarks.tables then writes the tables.
-Wants a machine that does nothing else, for about six minutes. --quick is a small rehearsal, kept out of the results.
+Wants a machine that does nothing else, for about nine minutes. --quick is a small rehearsal, kept out of the results.
 """
 
 from __future__ import annotations
@@ -27,8 +27,13 @@ Result = dict[str, Any]
 
 
 def compare(p: dict[str, Any]) -> Iterable[Result]:
-    """Ours against every peer."""
-    yield _compare("renderer", p, p["peers"], p["scene"]["channels"])
+    """Ours against every peer, on the small sphere and on the large one."""
+    small = _compare("renderer", p, p["peers"], p["scene"]["channels"])
+    yield small
+    large, threads = p["large"], small["settings"]["arm_threads"]
+    settings = {peer: p["peers"][peer] | changes for peer, changes in large["peers"].items()}
+    p = p | {"scene": p["scene"] | large["scene"]}
+    yield _compare("renderer-large", p, settings, p["scene"]["channels"], threads)
 
 
 def features(p: dict[str, Any]) -> Iterable[Result]:
@@ -37,21 +42,71 @@ def features(p: dict[str, Any]) -> Iterable[Result]:
     yield _compare("renderer-features", p, any_channels, p["feature_channels"])
 
 
-def _compare(name: str, p: dict[str, Any], settings: dict[str, Any], channels: int) -> Result:
+def _compare(
+    name: str, p: dict[str, Any], settings: dict[str, Any], channels: int, threads: dict[str, int] | None = None
+) -> Result:
+    """Against the peers of `settings` that are installed; `threads` of each arm, None: what suits it best."""
     scene = scenes.icosphere(p["scene"], channels)
     renderers = {"ours": scenes.ours(scene, p["ours"])}
-    renderers |= {peer: peers.PEERS[peer](scene, settings[peer]) for peer in settings}
+    for peer in settings:
+        try:
+            renderers[peer] = peers.PEERS[peer](scene, settings[peer])
+        except ImportError as error:
+            print(f"{name}: {peer} is left out: {error}")
+    settings = {peer: settings[peer] for peer in renderers if peer != "ours"}
     agreements = {}
     for peer in settings:
-        iou, correlation = scenes.agreement(renderers["ours"], renderers[peer], scene)
+        silhouette = settings[peer].get("silhouette", 0.01)
+        iou, correlation = scenes.agreement(renderers["ours"], renderers[peer], scene, silhouette)
         agreements[peer] = {"iou": iou, "correlation": correlation}
         if iou < p["minimum_iou"] or correlation < p["minimum_correlation"]:
             raise RuntimeError(f"{peer} shows something else than ours: IoU {iou:.3f}, correlation {correlation:.3f}")
     calls = {arm: scenes.step(render, scene) for arm, render in renderers.items()}
-    threads = {"ours": p["threads"]} | {peer: timing.best_threads(calls[peer], p["threads"]) for peer in settings}
-    runs, seconds = timing.alternate(calls, threads, p["rounds"], p["repeats"], p["budget"])
+    if threads is None:
+        threads = {"ours": p["threads"]} | {peer: timing.best_threads(calls[peer], p["threads"]) for peer in settings}
+    threads = {arm: threads[arm] for arm in calls}
+    runs, seconds = timing.alternate(calls, threads, p["peer_rounds"], p["repeats"], p["budget"], warm=settings)
     extra = {"channels": channels, "peers": settings, "arm_threads": threads, "agreement": agreements}
     return _result(name, p, MILLISECONDS, runs, list(settings), seconds, **extra)
+
+
+def quadratures(p: dict[str, Any]) -> Iterable[Result]:
+    """The rules at several numbers of points, with ours' hits and with all of them."""
+    scene = scenes.icosphere(p["scene"])
+    calls = {}
+    for prefix, hits in (("", p["ours"]["max_hits"]), ("all-", None)):
+        for rule, numbers in p["quadratures"].items():
+            for points in numbers:
+                settings = p["ours"] | {"max_hits": hits, "quadrature": rule, "points": points}
+                calls[f"{prefix}{rule}-{points}"] = scenes.step(scenes.ours(scene, settings), scene)
+    runs, seconds = _ours(p, calls, f"{p['ours']['quadrature']}-{p['ours']['points']}")
+    yield _result("renderer-quadratures", p, MILLISECONDS, runs, [], seconds, quadratures=p["quadratures"])
+
+
+def frames(p: dict[str, Any]) -> Iterable[Result]:
+    """Pictures a second."""
+    scene = scenes.sphere(p["scene"], p["frames"]["gaussians"], tuple(p["frames"]["image_size"]))
+    call = scenes.forward(scenes.ours(scene, p["ours"]), scene)
+    runs, seconds = timing.alternate({"ours": call}, {"ours": p["threads"]}, p["rounds"], p["repeats"], p["budget"])
+    runs = {"ours": [1e3 / value for value in runs["ours"]]}
+    yield _result("renderer-frames", p, "forward, frames a second", runs, [], seconds, True, frames=p["frames"])
+
+
+def small(p: dict[str, Any]) -> Iterable[Result]:
+    """On one thread: a small picture, one pixel of it, and one Gaussian in that: what a call costs at least."""
+    settings = p["small"]
+    calls = {}
+    for arm, num, size in (
+        ("ours", settings["gaussians"], tuple(settings["image_size"])),
+        ("pixel", settings["gaussians"], (1, 1)),
+        ("fixed", 1, (1, 1)),
+    ):
+        scene = scenes.sphere(p["scene"], num, size)
+        calls[arm] = scenes.forward(scenes.ours(scene, p["ours"]), scene)
+    threads = dict.fromkeys(calls, 1)
+    runs, seconds = timing.alternate(calls, threads, p["rounds"], settings["repeats"], settings["budget"])
+    microseconds = {arm: [1e3 * value for value in values] for arm, values in runs.items()}
+    yield _result("renderer-small", p, "forward, us", microseconds, [], seconds, small=settings)
 
 
 def channels(p: dict[str, Any]) -> Iterable[Result]:
@@ -136,6 +191,9 @@ def footprint(p: dict[str, Any]) -> Iterable[Result]:
 PARTS: dict[str, Callable[[dict[str, Any]], Iterable[Result]]] = {
     "compare": compare,
     "features": features,
+    "quadratures": quadratures,
+    "frames": frames,
+    "small": small,
     "channels": channels,
     "stages": stages,
     "threads": threads,
@@ -146,9 +204,12 @@ PARTS: dict[str, Callable[[dict[str, Any]], Iterable[Result]]] = {
 
 def quick(p: dict[str, Any]) -> dict[str, Any]:
     """The protocol made small."""
-    small = {"rounds": 1, "repeats": 2, "budget": 0.1, "channels": [1, 3, 8], "feature_channels": 8}
+    small = {"rounds": 1, "peer_rounds": 1, "repeats": 2, "budget": 0.1, "channels": [1, 3, 8], "feature_channels": 8}
     small |= {"scale_gaussians": [100, 1000], "scale_sizes": [16, 64]}
     small["scene"] = p["scene"] | {"image_size": [64, 64], "focal": 64.0}
+    small["quadratures"] = {"hermite": [1], "segments": [1, 2]}
+    small["small"] = p["small"] | {"repeats": 10}
+    small["frames"] = {"gaussians": 1000, "image_size": [128, 128]}
     small["memory"] = {"gaussians": 1000, "image_size": [64, 64]}
     return p | small | {"minimum_iou": 0.9}
 
@@ -203,20 +264,22 @@ def _result(
     runs: dict[str, list[float]],
     baselines: list[str],
     seconds: dict[str, list[float]],
+    higher_is_better: bool = False,
     **settings: Any,
 ) -> Result:
+    others = ("mitsuba", "drjit") if "mitsuba" in baselines else ()
     common = {key: p[key] for key in ("scene", "ours", "threads", "repeats", "budget")}
     return {
         "name": name,
         "metric": metric,
-        "higher_is_better": False,
+        "higher_is_better": higher_is_better,
         "seeds": list(range(len(runs["ours"]))),
         "runs": runs,
         "baselines": baselines,
         "protocol": PROTOCOL,
         "seconds": seconds,
         "settings": common | {"isa": _cpu.isa(), "load": round(os.getloadavg()[0], 2)} | settings,
-        "versions": results.versions("voge", "torch", "easypytorch3d", "numpy"),
+        "versions": results.versions("voge", "torch", "easypytorch3d", "numpy", *others),
         "machine": results.machine(),
         "data": "rendered",
     }

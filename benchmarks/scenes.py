@@ -78,26 +78,21 @@ def forward(render: Renderer, scene: Scene) -> Callable[[], None]:
     return call
 
 
-def opacity(render: Renderer, scene: Scene) -> Tensor:
-    """(H, W): what features of 1 give on a background of 0."""
-    with torch.no_grad():
-        return render(scene.means, torch.ones_like(scene.features))[..., 0]
-
-
-def agreement(ours: Renderer, peer: Renderer, scene: Scene) -> tuple[float, float]:
+def agreement(ours: Renderer, peer: Renderer, scene: Scene, silhouette: float = 0.01) -> tuple[float, float]:
     """Whether both show the same: the silhouettes' intersection over union, and the correlation of colours inside both.
 
     Ours is half opaque about one standard deviation outside the surface that the peers draw: its silhouette is drawn in
-    by that much. The peer's is where its opacity passes 0.01.
+    by that much. The peer's is where its opacity passes `silhouette`. A channel of ones shows the opacity.
     """
-    pixels = scene.focal * scene.precision**-0.5 / scene.means[:, 2].mean().item()
-    inside = distance_transform_edt((opacity(ours, scene) > 0.5).numpy()) - 0.5  # the border is before the next pixel
-    mine = torch.from_numpy(inside > pixels)
-    other = opacity(peer, scene) > 0.01
-    both = mine & other
+    features = torch.cat([torch.ones_like(scene.features[:, :1]), scene.features[:, 1:]], -1)
     with torch.no_grad():
-        colours = torch.stack([render(scene.means, scene.features)[both].flatten() for render in (ours, peer)])
-    return (both.sum() / (mine | other).sum()).item(), torch.corrcoef(colours)[0, 1].item()
+        mine, other = (render(scene.means, features) for render in (ours, peer))
+    pixels = scene.focal * scene.precision**-0.5 / scene.means[:, 2].mean().item()
+    inside = distance_transform_edt((mine[..., 0] > 0.5).numpy()) - 0.5  # the border is before the next pixel
+    silhouettes = torch.from_numpy(inside > pixels), other[..., 0] > silhouette
+    both, either = silhouettes[0] & silhouettes[1], silhouettes[0] | silhouettes[1]
+    colours = torch.stack([image[both][:, 1:].flatten() for image in (mine, other)])
+    return (both.sum() / either.sum()).item(), torch.corrcoef(colours)[0, 1].item()
 
 
 def _features(num: int, channels: int, seed: int) -> Tensor:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from benchmarks import results
 from voge.io import atomic_path
 
@@ -26,7 +28,9 @@ LABELS = {
     "mesh-culled": "PyTorch3D, soft mesh rasteriser, back faces left out",
     "points": "PyTorch3D, points rasteriser",
     "pulsar": "Pulsar",
+    "mitsuba": "Mitsuba 3, ellipsoids composited along rays",
 }
+PROTOCOL = results.ROOT / "benchmarks" / "renderer.yaml"
 
 DEMO = {
     "film": "film of a textured box (real)",
@@ -34,10 +38,27 @@ DEMO = {
     "occluder": "mesh behind an occluder (rendered)",
 }
 
+EXACTNESS = ("surface", "cloud", "fog")  # scenes
+RULES = {"hermite-1": "hermite, 1 (the paper's)", "compositing": "alpha compositing"}
+
+SPLATTING = {
+    "ours": "segments, 1 point",
+    "hermite-1": "hermite, 1 point",
+    "compositing": "compositing along rays (3DGRT)",
+    "compositing-volume": "the same with alpha = 1 − exp(−A)",
+    "splatting": "splatting (3DGS)",
+    "splatting-sharp": "the same without widening",
+}
+
 
 def renderer(read: Callable[[str], dict[str, Any]]) -> str:
     """Our time beside every peer's."""
     return _speedups(read("renderer"))
+
+
+def large(read: Callable[[str], dict[str, Any]]) -> str:
+    """The same on the larger sphere."""
+    return _speedups(read("renderer-large"))
 
 
 def features(read: Callable[[str], dict[str, Any]]) -> str:
@@ -53,6 +74,66 @@ def channels(read: Callable[[str], dict[str, Any]]) -> str:
         arm = f"channels-{number}"
         rows.append([str(number), _number(_median(times, arm)), f"{_median(shares, arm):.0f} %"])
     return _table(["Channels", "Forward + backward (ms)", "Share of compositing"], rows)
+
+
+def quadratures(read: Callable[[str], dict[str, Any]]) -> str:
+    """Every rule at every number of points, with the nearest hits and with all."""
+    result = read("renderer-quadratures")
+    base, hits = result["settings"]["ours"], result["settings"]["ours"]["max_hits"]
+    standard = f"{base['quadrature']}-{base['points']}"
+    rows = []
+    for rule, numbers in result["settings"]["quadratures"].items():
+        for points in numbers:
+            row = [f"{rule}, {points} point{'s' * (points > 1)}"]
+            for prefix in ("", "all-"):
+                row.append(_number(_median(result, f"{prefix}{rule}-{points}")))
+                row.append(f"{_ratio(result, f'{prefix}{rule}-{points}', f'{prefix}{standard}'):.2f}")
+            rows.append(row)
+    return _table(["Rule", f"{hits} hits (ms)", "ratio", "all hits (ms)", "ratio"], rows)
+
+
+def small(read: Callable[[str], dict[str, Any]]) -> str:
+    """A small forward call and what is fixed about it, in microseconds."""
+    result = read("renderer-small")
+    num, (height, width) = (result["settings"]["small"][key] for key in ("gaussians", "image_size"))
+    rows = [
+        [f"{num:,}", f"{height} x {width}", _number(_median(result, "ours"))],
+        [f"{num:,}", "1", _number(_median(result, "pixel"))],
+        ["1", "1", _number(_median(result, "fixed"))],
+    ]
+    return _table(["Gaussians", "Pixels", "Forward (μs)"], rows)
+
+
+def frames(read: Callable[[str], dict[str, Any]]) -> str:
+    """Pictures a second."""
+    result = read("renderer-frames")
+    num, (height, width) = (result["settings"]["frames"][key] for key in ("gaussians", "image_size"))
+    row = [f"{num:,}", f"{height} x {width}", str(result["settings"]["threads"]), _number(_median(result, "ours"))]
+    return _table(["Gaussians", "Pixels", "Threads", "Forward, frames a second"], [row])
+
+
+def goals(read: Callable[[str], dict[str, Any]]) -> str:
+    """The protocol's targets beside what was measured."""
+    rows = []
+    for target in yaml.safe_load(PROTOCOL.read_text(encoding="utf-8"))["targets"]:
+        result = read(target["result"])
+        unit = target.get("unit", "times").replace("us", "μs")
+        if "times" in target:
+            gaussians = 10 * 4 ** result["settings"]["scene"]["subdivisions"] + 2
+            goal = f"faster than {LABELS[target['times']]}: {gaussians:,} Gaussians"
+            measured = speedup(result, target["times"])
+        else:
+            goal, over = target["goal"], target.get("over")
+            measured = _ratio(result, target["arm"], over) if over else _median(result, target["arm"])
+        most = target.get("at_most")
+        wanted = most if most is not None else target["at_least"]
+        if "avx512" in target and result["settings"]["isa"] == "avx512":
+            wanted = target["avx512"]
+        reached = measured <= wanted if most is not None else measured >= wanted
+        sign = "≤" if most is not None else "≥"
+        rows.append([goal, f"{sign} {wanted:,} {unit}".strip(), f"{_number(measured)} {unit}".strip()])
+        rows[-1].append("yes" if reached else "**no**")
+    return _table(["Goal", "Wanted", "Measured", "Reached"], rows)
 
 
 def threads(read: Callable[[str], dict[str, Any]]) -> str:
@@ -90,15 +171,36 @@ def memory(read: Callable[[str], dict[str, Any]]) -> str:
 
 
 def demo(read: Callable[[str], dict[str, Any]]) -> str:
-    """The demo's poses: how wrong the starts were, how wrong the results are, and how well the truth is known."""
+    """The demo's poses: how wrong the starts were, how many were found, how wrong they are, how well it is known."""
     rows = []
     for part, label in DEMO.items():
-        degrees, percent = (read(f"demo-{part}-{unit}") for unit in ("degrees", "percent"))
-        row = [label, str(len(degrees["settings"]["photographs"])), f"{_number(_median(degrees, 'start'))}°"]
+        degrees, percent, found = (read(f"demo-{part}-{metric}") for metric in ("degrees", "percent", "found"))
+        count = len(degrees["settings"]["photographs"]) * len(degrees["seeds"])
+        row = [label, f"{_number(_median(degrees, 'start'))}°", f"{sum(found['runs']['ours']):.0f} of {count}"]
         for arm in ("ours", "uncertainty of the truth"):
             row.append(f"{_number(_median(degrees, arm))}°, {_number(_median(percent, arm))} %")
         rows.append(row)
-    return _table(["Pictures", "Number", "Start wrong by", "Result wrong by", "The truth is known to"], rows)
+    return _table(["Pictures", "Start wrong by", "Found", "Result wrong by", "The truth is known to"], rows)
+
+
+def exactness(read: Callable[[str], dict[str, Any]]) -> str:
+    """Error and time of every rule on every scene."""
+    found = [(scene, read(f"exactness-{scene}"), read(f"exactness-{scene}-ms")) for scene in EXACTNESS]
+    rows = []
+    for arm in [arm for arm in found[0][1]["runs"] if arm != "ours"]:
+        row = [RULES.get(arm, arm.replace("-", ", "))]
+        for _, error, ms in found:
+            row.append(f"{_median(error, arm):.1e}".replace("e-0", "e-"))
+            row.append(_number(_median(ms, arm)) if arm in ms["runs"] else "")
+        rows.append(row)
+    return _table(["Rule", *(head for scene in EXACTNESS for head in (f"{scene}: error", "ms"))], rows)
+
+
+def splatting(read: Callable[[str], dict[str, Any]]) -> str:
+    """How near the pictures of other renderers are to the integral's, and all of them to the truth."""
+    found = [read(name) for name in ("splatting", "splatting-truth", "splatting-capture")]
+    rows = [[label, *(f"{_median(one, arm):.1f} dB" for one in found)] for arm, label in SPLATTING.items()]
+    return _table(["", "fitted scene, to the integral", "fitted scene, to the truth", "capture, to the integral"], rows)
 
 
 def generic(result: dict[str, Any]) -> str:
@@ -112,12 +214,19 @@ def generic(result: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[Callable[[str], dict[str, Any]]], str]] = {
     "renderer": renderer,
+    "renderer-large": large,
     "renderer-features": features,
+    "renderer-quadratures": quadratures,
+    "renderer-small": small,
+    "renderer-frames": frames,
+    "goals": goals,
     "renderer-channels": channels,
     "renderer-threads": threads,
     "renderer-scale": scale,
     "renderer-memory": memory,
     "demo": demo,
+    "exactness": exactness,
+    "splatting": splatting,
 }
 
 
@@ -156,6 +265,11 @@ def main() -> int:
 def speedup(result: dict[str, Any], peer: str) -> float:
     """How many times less ours takes than `peer`: the median of the rounds' ratios."""
     return statistics.median(b / a for a, b in zip(result["runs"]["ours"], result["runs"][peer], strict=True))
+
+
+def _ratio(result: dict[str, Any], arm: str, over: str) -> float:
+    """The time of `arm` over that of another: the median of the rounds' ratios."""
+    return statistics.median(a / b for a, b in zip(result["runs"][arm], result["runs"][over], strict=True))
 
 
 def _speedups(result: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 
@@ -28,14 +28,17 @@ def alternate(
     rounds: int,
     repeats: int,
     budget: float,
+    warm: Collection[str] = (),  # arms that have just been called
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Times A B A C A D ... `rounds` times, A being "ours" (its value of a round is the median over its turns).
 
-    Returns the milliseconds and the seconds spent, arm -> one value a round. Every arm has been called once before.
+    Returns the milliseconds and the seconds spent, arm -> one value a round. Every arm that is not warm is called once
+    before.
     """
     others = [arm for arm in calls if arm != "ours"]
     for arm in calls:
-        _turn(calls[arm], threads[arm], 1, 0.0)
+        if arm not in warm:
+            _turn(calls[arm], threads[arm], 1, 0.0)
     runs: dict[str, list[float]] = {arm: [] for arm in calls}
     seconds: dict[str, list[float]] = {arm: [] for arm in calls}
     for _ in range(rounds):

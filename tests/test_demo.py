@@ -115,8 +115,8 @@ def test_results_follow_the_schema(tmp_path):
     known, camera = truth.Truth(R, t, 0.5, 0.4, 0.3), fitting.camera(R, t, K, (480, 640))
     case = fitting.Case("film", "frame 0", 0, (40.0, 5.0), (0.5, 0.2), (0.1, 0.1), 1.0, known, camera, None, None)
     paths = record.write([case], 1, tmp_path)
-    assert [path.name for path in paths] == ["demo-film-degrees.json", "demo-film-percent.json"]
-    assert json.loads(paths[1].read_text())["runs"]["ours"] == [0.2]
+    assert [path.name for path in paths] == [f"demo-film-{metric}.json" for metric in ("degrees", "percent", "found")]
+    assert [json.loads(path.read_text())["runs"]["ours"] for path in paths] == [[0.5], [0.2], [1.0]]
     assert case.numbers()["error_degrees"] == 0.5
 
 

@@ -1,13 +1,15 @@
 """The parts of a fit: rotations, losses, light and ground, Levenberg-Marquardt, pyramid, starts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from voge.cameras import Cameras
-from voge.fit import appearance, losses, pyramid, rigid, starts
+from voge.fit import Stage, appearance, losses, matching, pyramid, rigid, starts
 from voge.fit.levenberg import Terms, central_differences, levenberg_marquardt
+from voge.fit.objective import Objective
 from voge.gaussians import Gaussians
 from voge.render import render
 
@@ -71,10 +73,18 @@ def test_silhouette_losses_on_two_squares():
     a[5:15, 5:15], b[5:15, 10:20] = 1, 1
     assert losses.silhouette_iou(a, b) == pytest.approx(1 - 50 / 150)
     explained = torch.zeros(20, 20)
-    assert losses.explained_iou(a, explained, b, 0.0) == pytest.approx(1 - 50 / 150)
-    assert losses.explained_iou(a, explained, None, 100.0) == pytest.approx(1 - 100 / 200)
-    assert losses.explained_iou(a, explained + 0.25, None, 100.0) == pytest.approx(1 - 75 / 200)
-    assert losses.explained_iou(0.1 * a, explained, None, 100.0) > losses.explained_iou(a, explained, None, 100.0)
+    assert losses.explained_iou(a, explained, b) == pytest.approx(1 - 50 / 150)
+    assert losses.explained_iou(a, explained + 0.2, b) == pytest.approx(1 - 40 / 150)
+
+
+def test_explained_share_charges_what_is_covered_in_vain():
+    a, ground, error = torch.zeros(20, 20), torch.full((20, 20), 0.5), torch.full((20, 20), 0.7)
+    assert losses.explained_share(a, error, ground) == 1
+    a[5:15, 5:15], error[5:15, 5:10] = 1, 0.1
+    assert losses.explained_share(a, error, ground) == pytest.approx(1 - (50 * 0.4 - 50 * 0.2) / 200)
+    half = a.clone()
+    half[:, 10:] = 0
+    assert losses.explained_share(half, error, ground) == pytest.approx(1 - 50 * 0.4 / 200)
 
 
 def soft_disc(size=40, radius=9.0):
@@ -111,6 +121,17 @@ def test_local_light_follows_shading():
     assert (lit - image).abs().mean() < 0.2 * (colour - image).abs().mean()
 
 
+def test_backdrop_of_a_large_picture_follows_a_slope():
+    alpha, colour = soft_disc(200, 30.0), torch.tensor([0.9, 0.2, 0.1], **DOUBLE)
+    slope = torch.linspace(0, 1, 200, **DOUBLE)[:, None, None].expand(200, 200, 3)
+    found = appearance.backdrop(
+        colour.expand_as(slope), alpha, alpha[..., None] * colour + (1 - alpha[..., None]) * slope
+    )
+    near = alpha[..., None].expand_as(slope) < 0.5
+    assert (found - slope)[near].abs().max() < 0.06  # half of the window, 16 pixels, at the borders
+    assert (found - slope)[near].abs().mean() < 0.01
+
+
 def rosenbrock(x):
     residuals = torch.stack([10 * (x[:, 1] - x[:, 0] ** 2), 1 - x[:, 0]], 1)
     return Terms((residuals**2).sum(1) / 2, residuals, torch.ones_like(residuals))
@@ -120,7 +141,7 @@ def test_levenberg_marquardt_finds_the_minimum_of_each_row_and_leaves_the_rest()
     x = torch.tensor([[-1.2, 1.0, 7.0], [2.0, 2.0, 8.0]], **DOUBLE)
     seen = []
     found = levenberg_marquardt(
-        lambda x: rosenbrock, x, torch.tensor([0, 1]), iterations=200, step=1e-4, tolerance=1e-8,
+        rosenbrock, x, torch.tensor([0, 1]), iterations=200, step=1e-4, tolerance=1e-8,
         callback=lambda x, loss: seen.append(loss.clone()),
     )  # fmt: skip
     torch.testing.assert_close(found.x[:, :2], torch.ones(2, 2, **DOUBLE), rtol=0, atol=1e-4)
@@ -233,6 +254,64 @@ def test_onto_mask_finds_the_translation():
         alpha = render(gaussians, poses.cameras(camera, solid), white).alpha.clamp(max=1)
         poses = starts.onto_mask(poses, alpha, mask, camera)
     torch.testing.assert_close(poses.centre, truth.centre, rtol=0.02, atol=0.02)
+
+
+def view_over_noise(size=(36, 48), lighting="affine"):
+    gaussians, colors = scene()
+    solid = starts.Solid.around(gaussians)
+    camera = Cameras(torch.eye(3), torch.zeros(3), torch.tensor([[60.0, 0, 24.0], [0, 60, 18], [0, 0, 1]]), size)
+    truth = starts.Poses(rigid.even_rotations(1).float(), torch.tensor([[0.9, -0.45, 5.0]]), torch.ones(1))
+    drawn = render(gaussians, truth.cameras(camera, solid), colors)
+    alpha = drawn.alpha[0].clamp(max=1)[..., None]
+    noise = torch.rand(*size, 3, generator=torch.Generator().manual_seed(3))
+    image = 0.7 * drawn.features[0] + 0.1 * alpha + (1 - alpha) * noise
+    level = pyramid.Level(camera, image, torch.ones(size))
+    objective = Objective(
+        gaussians, colors, level, solid, False, opacity=1.0, grain=9, tolerance=0.2, clutter=0.7, lighting=lighting
+    )
+    return objective, truth
+
+
+def test_matching_is_least_squares_at_every_place():
+    objective, truth = view_over_noise()
+    image, ground = objective.level.image.double(), objective.ground_squares.double()
+    colour, alpha = (x.double() for x in objective.draw(truth._replace(centre=torch.tensor([[0.0, 0.0, 5.0]]))))
+    found = matching._explained(objective, colour.float(), alpha.float())[0]
+    for down, right in ((0, 0), (-3, 5), (4, -6)):
+        a, c = alpha[0].roll((down, right), (0, 1)), colour[0].roll((down, right), (0, 1))
+        weight = (a / (ground + objective.tolerance**2))[..., None].expand_as(c).flatten()
+        columns = torch.cat([c[..., None], torch.eye(3, **DOUBLE).expand(*c.shape, 3)], -1).flatten(0, 2)
+        root = weight.sqrt()[:, None]
+        light = torch.linalg.lstsq(root * columns, root * image.reshape(-1, 1)).solution[:, 0]
+        light[0] = light[0].clamp(*appearance.GAINS)
+        middle = (weight[:, None] * (image.reshape(-1, 1) - light[:1] * columns[:, :1]) * columns[:, 1:]).sum(0)
+        light[1:] = middle / (weight[:, None] * columns[:, 1:]).sum(0)
+        left = (weight * (image.flatten() - columns @ light).square()).sum()
+        expected = (weight * ground[..., None].expand_as(c).flatten()).sum() - left
+        assert found[18 + down, 24 + right] == pytest.approx(float(expected), rel=1e-3, abs=0.02)
+
+
+@pytest.mark.parametrize("lighting", ["same", "affine"])
+def test_matching_finds_the_place(lighting):
+    objective, truth = view_over_noise(lighting=lighting)
+    image = objective.level.image
+    if lighting == "same":
+        objective = replace(objective, level=objective.level._replace(image=(image - 0.1) / 0.7))
+    moved = truth._replace(centre=truth.centre + torch.tensor([[0.15, -0.1, 0.0]]))
+    poses = matching.nearby(objective, moved)
+    best = int(objective.losses(poses).argmin())
+    assert len(poses.zoom) == 3 and best == 1
+    assert (poses.centre[best] - truth.centre[0]).abs().max() < 0.06  # a pixel is 0.083
+    assert rigid.rotation_angle(poses.R[best], truth.R[0]) < math.radians(3)
+
+    turns = torch.cat([rigid.even_rotations(8, seed=2).float(), truth.R])
+    seen = matching._facing(truth.centre).mT @ truth.R  # as it is seen, and the others
+    poses = matching.anywhere(objective, torch.cat([turns[:8], seen]), Stage(40, 1, 1))
+    found = poses.take(objective.losses(poses).argmin()[None])
+    assert rigid.rotation_angle(found.R, truth.R)[0] < math.radians(3)
+    pixels = (truth.centre / truth.centre[:, 2:] - found.centre / found.centre[:, 2:]) * 60
+    assert pixels.abs().max() < 1.5
+    assert abs(math.log(float(found.centre[0, 2] / truth.centre[0, 2]))) < 0.3
 
 
 @pytest.mark.parametrize("free, expected", [("all", range(6)), ("rotation", range(3)), (("tz", "focal"), [5, 6])])

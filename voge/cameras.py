@@ -12,6 +12,7 @@ from torch import Tensor
 
 from voge import checks
 from voge.backends import cameras as camera_rays
+from voge.backends import eager
 from voge.rays import Rays
 
 
@@ -39,7 +40,7 @@ class Cameras:
         self.K = checks.tensor("K", K, (3, 3), dtype=R.dtype, device=R.device)
         self.image_size = checks.image_size("image_size", image_size)
         self.batch_shape = checks.broadcast_batch(R=R.shape[:-2], t=t.shape[:-1], K=K.shape[:-2])
-        if not torch.compiler.is_compiling() and not (R.device.type == "cpu" and camera_rays.are_cameras(R, t, K)):
+        if eager() and not (R.device.type == "cpu" and camera_rays.are_cameras(R, t, K)):
             _check_values(R, t, K)
 
     def __repr__(self) -> str:

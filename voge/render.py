@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from voge import backends, checks, reference
+from voge.backends import cameras as camera_rays
 from voge.cameras import Cameras
 from voge.compat import as_cameras
 from voge.gaussians import Gaussians
@@ -213,15 +214,14 @@ def flatten(
         ray_batch, grid = cameras.batch_shape, cameras.image_size
         ray_shape = torch.Size(grid)
         shapes["cameras"] = ray_batch
-        origins, directions, _ = cameras.rays()
-        origins, directions = origins.expand(*ray_batch, 1, 1, 3), directions.expand(*ray_batch, *grid, 3)
+        origins, directions, _ = cameras.rays()  # of the whole batch of cameras
         origins, directions = origins.reshape(-1, 1, 3), directions.reshape(-1, grid[0] * grid[1], 3)
-        projection = cameras.projection().detach().double().expand(*ray_batch, 3, 4).reshape(-1, 3, 4)
+        projection = camera_rays.projections(cameras.R, cameras.t, cameras.K)
     batch = checks.broadcast_batch(**shapes)
 
-    def flat(x: Tensor, own: torch.Size, *trailing: int) -> Tensor:
+    def flat(x: Tensor, own: torch.Size, *trailing: int) -> Tensor:  # own: the batch that x is one of
         if own.numel() == 1:
-            return x.reshape(1, *trailing)
+            return (x if x.shape[-len(trailing) :] == trailing else x.expand(trailing)).reshape(1, *trailing)
         return x.expand(*batch, *trailing).reshape(-1, *trailing)
 
     def whole(x: Tensor) -> Tensor:  # rays: flat already, but perhaps of fewer scenes than the batch
@@ -232,12 +232,12 @@ def flatten(
     own = gaussians.batch_shape
     density = gaussians.density
     if density is None:
-        density = torch.ones((), dtype=dtype, device=device)
+        density = torch.ones(num, dtype=dtype, device=device)
     density = absorb(density, absorptivity)
     return Inputs(
-        flat(gaussians.means.expand(*own, num, 3), own, num, 3),
-        flat(gaussians.precisions.expand(*own, num, 3, 3), own, num, 3, 3),
-        flat(density.expand(*own, num), own, num),
+        flat(gaussians.means, own, num, 3),
+        flat(gaussians.precisions, own, num, 3, 3),
+        flat(density, own, num),
         gaussians.means.new_empty(1, num, 0)
         if features is None
         else flat(features, features.shape[:-2], *features.shape[-2:]),
@@ -284,8 +284,7 @@ def check_background(background: Tensor, image: Tensor) -> None:
 
 def refuse_tangents(name: str, x: Inputs) -> None:
     """RuntimeError in forward mode: torch would drop the tangents at an operator of ours, and say nothing."""
-    level = torch.autograd.forward_ad._current_level
-    if not torch.compiler.is_compiling() and level >= 0:
+    if backends.transformed():
         tensors = (x.means, x.precisions, x.density, x.features, x.origins, x.directions)
         if any(torch.autograd.forward_ad.unpack_dual(t).tangent is not None for t in tensors):
             raise RuntimeError(

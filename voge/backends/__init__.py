@@ -7,6 +7,18 @@ import torch
 BACKENDS = ("cpu", "reference")
 
 
+def transformed() -> bool:
+    """Whether a transform of torch.func or forward-mode differentiation is at work, which our operators would break."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
+def eager() -> bool:
+    """Whether tensors hold their data: no compiler traces them, no transform wraps them."""
+    return not torch.compiler.is_compiling() and not transformed()
+
+
 def choose(backend: str | None, device: torch.device) -> str:
     """Name of the backend for tensors on `device`; ValueError when it is unknown or does not fit the device."""
     if backend is None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from voge import _cpu
+from voge.backends import eager, transformed
 
 
 def are_cameras(R: Tensor, t: Tensor, K: Tensor) -> bool:
@@ -19,14 +20,24 @@ def are_cameras(R: Tensor, t: Tensor, K: Tensor) -> bool:
 
 def rays(R: Tensor, t: Tensor, K: Tensor, height: int, width: int) -> Tuple[Tensor, Tensor]:
     """Origins (..., 3) and directions (..., height, width, 3), R' K^-1 (u, v, 1); batches of R, t and K broadcast."""
-    # Inside torch.func's transforms new tensors have no memory of their own to write to.
-    transformed = not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
-    if R.device.type != "cpu" or transformed:
+    if R.device.type != "cpu" or transformed():
         return plain_camera_rays(R, t, K, height, width)
     wanted = torch.is_grad_enabled() and (R.requires_grad or t.requires_grad or K.requires_grad)
-    if wanted or torch.compiler.is_compiling():
+    if wanted or not eager():
         return camera_rays(R, t, K, height, width)
     return _native(R, t, K, height, width)  # a call of the operator costs 40 us more
+
+
+def projections(R: Tensor, t: Tensor, K: Tensor) -> Tensor:
+    """K [R | t] of every camera of the batch, (B, 3, 4), in float64 and without gradients."""
+    batch = _batch(R, t, K)
+    if R.device.type != "cpu" or not eager():
+        R, t, K = (x.detach().double() for x in (R, t, K))
+        matrices = K @ torch.cat([R.expand(*batch, 3, 3), t.expand(*batch, 3)[..., None]], -1)
+        return matrices.expand(*batch, 3, 4).reshape(-1, 3, 4)
+    pose = np.empty((*batch, 3, 4))  # NumPy is several times faster with so few numbers
+    pose[..., :3], pose[..., 3] = R.detach().numpy(), t.detach().numpy()
+    return torch.from_numpy((K.detach().numpy() @ pose).reshape(-1, 3, 4))
 
 
 def plain_camera_rays(R: Tensor, t: Tensor, K: Tensor, height: int, width: int) -> Tuple[Tensor, Tensor]:
@@ -114,6 +125,8 @@ def _batch(R: Tensor, t: Tensor, K: Tensor) -> torch.Size:
 def _flat(batch: torch.Size, R: Tensor, t: Tensor, K: Tensor) -> Tuple[np.ndarray, ...]:
     """R, t and K with one flat batch dimension each, of the whole batch or 1."""
     sizes = ((3, 3), (3,), (3, 3))
+    if not batch:
+        return tuple(_rows(x, *n) for x, n in zip((R, t, K), sizes, strict=True))
     whole = (
         x if x.shape[: -len(n)] in (batch, ()) else x.expand(*batch, *n) for x, n in zip((R, t, K), sizes, strict=True)
     )

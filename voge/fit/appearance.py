@@ -5,9 +5,12 @@ Shapes: colours (..., H, W, C), coverages alpha (..., H, W), one picture (H, W, 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate
 
 LIGHTING = ("same", "affine", "local")
 GAINS = (0.4, 2.5)  # of a light that is not known
@@ -29,16 +32,23 @@ def lit(colour: Tensor, alpha: Tensor, image: Tensor, lighting: str, tolerance: 
 def backdrop(colour: Tensor, alpha: Tensor, image: Tensor) -> Tensor:
     """The ground behind the object (..., H, W, C), from the picture as alpha colour + (1 - alpha) ground.
 
-    By least squares in a window, in which clear pixels count most; in a larger one where the object covers it.
+    By least squares in a window, in which clear pixels count most; in larger ones where the object covers it.
     """
     clear = (1 - alpha.clamp(0, 1))[..., None]
-    share, weight = clear**3 * (image - alpha[..., None] * colour), clear**4
-    total, norm = torch.zeros_like(share), torch.zeros_like(weight)
+    sums = torch.cat([clear**3 * (image - alpha[..., None] * colour), clear**4], -1)
     longest = max(image.shape[:2])
-    for window, trust in ((longest // 12, 1.0), (longest // 3, 1e-2), (2 * longest, 1e-4)):
-        total = total + trust * _box(share, window)
-        norm = norm + trust * _box(weight, window)
-    return total / norm.clamp(min=1e-9)
+    cell = max(1, longest // 36)  # a third of the least window: fine enough for what is averaged in it
+    small = _resampled(sums, [-(-side // cell) for side in image.shape[:2]], adaptive_avg_pool2d)
+    total = sum(trust * box_mean(small, longest // part // cell) for part, trust in ((12, 1.0), (3, 1e-2)))
+    total = total + 1e-4 * small.mean((-3, -2), keepdim=True)
+    ground = total[..., :-1] / total[..., -1:].clamp(min=1e-9)
+    return _resampled(ground, image.shape[:2], partial(interpolate, mode="bilinear"))
+
+
+def _resampled(x: Tensor, size: Sequence[int], method: Callable[..., Tensor]) -> Tensor:
+    """(..., H, W, C) by a function of planes (N, C, H, W) and a size."""
+    planes = method(x.movedim(-1, -3).reshape(-1, *x.shape[-1:], *x.shape[-3:-1]), tuple(size))
+    return planes.reshape(*x.shape[:-3], *planes.shape[1:]).movedim(-3, -1)
 
 
 def _affine(colour: Tensor, alpha: Tensor, image: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
@@ -62,17 +72,17 @@ def _affine(colour: Tensor, alpha: Tensor, image: Tensor, tolerance: float) -> t
 def _local(colour: Tensor, alpha: Tensor, image: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation within a window, over the covered pixels; the deviations with a floor."""
     window = max(image.shape[:2]) // 8
-    total = _box(alpha, window) + 1e-4
-    mean_c, mean_i = (_box(alpha * x, window) / total for x in (colour, image))
+    total = box_mean(alpha, window) + 1e-4
+    mean_c, mean_i = (box_mean(alpha * x, window) / total for x in (colour, image))
     var_c, var_i = (
-        (_box(alpha * (x - mean).square(), window) / total).mean(-1, keepdim=True) + (0.2 * tolerance) ** 2
+        (box_mean(alpha * (x - mean).square(), window) / total).mean(-1, keepdim=True) + (0.2 * tolerance) ** 2
         for x, mean in ((colour, mean_c), (image, mean_i))
     )
     gain = (var_i / var_c).sqrt().clamp(*GAINS)
     return gain, mean_i - gain * mean_c
 
 
-def _box(x: Tensor, window: int) -> Tensor:
+def box_mean(x: Tensor, window: int) -> Tensor:
     """Mean of x (..., H, W, C) over a square window of about that many pixels (at least 3) around each pixel."""
     planes = x.movedim(-1, -3)
     flat = planes.reshape(-1, 1, *planes.shape[-2:])

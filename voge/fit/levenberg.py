@@ -68,7 +68,7 @@ def gauss_newton(jacobian: Tensor, curvature: Tensor) -> Tensor:
 
 
 def levenberg_marquardt(
-    model: Callable[[Tensor], Callable[[Tensor], Terms]],
+    evaluate: Callable[[Tensor], Terms],
     x: Tensor,
     free: Tensor,
     *,
@@ -84,8 +84,7 @@ def levenberg_marquardt(
     loss is not taken. Source: J. Nocedal, S. Wright, Numerical Optimization, 10.3.
 
     Args:
-        model: at x (B, P), the function `evaluate` of an iteration: points (B * n, P), n for each row -> Terms. What it
-            estimates at x stays fixed within the iteration.
+        evaluate: points (B * n, P), n for each row -> Terms.
         step: of the differences. tolerance: a row has converged when its step is shorter in every number.
         callback: called with x (B, P) and loss (B,) after every iteration.
     """
@@ -93,7 +92,6 @@ def levenberg_marquardt(
     converged = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     loss = torch.full_like(x[:, 0], float("inf"))
     for _ in range(iterations):
-        evaluate = model(x)
         terms, gradient, jacobian = central_differences(evaluate, x, free, step)
         loss, hessian = terms.loss, gauss_newton(jacobian, terms.curvature)
         diagonal = hessian.diagonal(dim1=-2, dim2=-1)

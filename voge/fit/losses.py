@@ -30,13 +30,15 @@ def silhouette_iou(alpha: Tensor, mask: Tensor) -> Tensor:
     return 1 - both / either.clamp(min=1e-9)
 
 
-def explained_iou(alpha: Tensor, error: Tensor, mask: Tensor | None, room: float) -> Tensor:
-    """1 - intersection / union, where a pixel of the intersection counts by how well it is explained, 1 - error.
-
-    Without a mask the union is the covered area and `room` more pixels: an object that shrinks explains less of them,
-    one that grows over pixels it does not explain pays for them.
-    """
-    if mask is None:
-        return 1 - (alpha * (1 - error)).sum((-2, -1)) / (alpha.sum((-2, -1)) + room)
+def explained_iou(alpha: Tensor, error: Tensor, mask: Tensor) -> Tensor:
+    """1 - intersection / union, where a pixel of the intersection counts by how well it is explained, 1 - error."""
     both = (alpha * mask * (1 - error)).sum((-2, -1))
     return 1 - both / (alpha + mask - alpha * mask).sum((-2, -1))
+
+
+def explained_share(alpha: Tensor, error: Tensor, ground: Tensor) -> Tensor:
+    """What stays unexplained with the object, over what does without it: the error `ground` (H, W) of the ground alone.
+
+    Above 1 the object explains the picture worse than no object; covering what it does not explain costs.
+    """
+    return 1 + (alpha * (error - ground)).sum((-2, -1)) / ground.sum((-2, -1)).clamp(min=1e-9)

@@ -16,6 +16,7 @@ from voge import checks
 from voge.cameras import Cameras
 from voge.fit.appearance import LIGHTING
 from voge.fit.features import backbone, encode, lift
+from voge.fit.matching import anywhere, nearby
 from voge.fit.objective import Objective
 from voge.fit.pyramid import Level, resize, window
 from voge.fit.rigid import orthonormal
@@ -25,10 +26,11 @@ from voge.fit.starts import Poses, Solid, free_numbers
 from voge.gaussians import Gaussians
 
 TOLERANCE = 0.25  # of the contrast, where none is given
-ROOM = 0.5  # share of the area of the starts that losses.explained_iou sees as still to be explained
+POLISH = 12
+WIDE = 1.7  # times as large are the pictures of the first stage, when the object may be anywhere in them
 STAGES = (
-    Stage(48, keep=24, steps=30, rate=0.05, width=1.0, tolerance=1.3),
-    Stage(64, keep=6, steps=20, rate=0.03, width=0.7),
+    Stage(48, keep=16, steps=24, rate=0.05, tolerance=1.3),
+    Stage(64, keep=6, steps=20, rate=0.03),
     Stage(128, keep=2, steps=10, rate=0.01),
 )
 
@@ -104,7 +106,7 @@ def pose(
     tolerance: float | None = None,
     clutter: float = 0.7,
     stages: Sequence[Stage] = STAGES,
-    polish: int = 12,
+    polish: int | None = None,
     seed: int = 0,
     progress: Callable[[str, int, int, float], None] | None = None,
     **settings: Any,
@@ -133,7 +135,8 @@ def pose(
             instead of colours. `features` are colours (N, 3), seen through it from many sides, or already (N, C).
         tolerance: the error of a channel at which a pixel is half an outlier; None: from the spread of the values.
         clutter: in (0, 1], above this a covered pixel counts as occluded: 0.5 is an error of the tolerance, 1 is never.
-        stages: coarse to fine. polish: iterations of Levenberg-Marquardt, 0 for none.
+        stages: coarse to fine. polish: iterations of Levenberg-Marquardt, 0 for none. None: 12, or 0 with an
+            encoder, whose maps are no mixture of object and ground at the outline.
         seed: of the starts; equal seeds give equal results.
         progress: called with the stage's name, the step, the number of steps and the best loss.
         settings: of voge.render.
@@ -150,31 +153,37 @@ def pose(
     white = gaussians.means.new_ones(gaussians.num, 1)
     outline = Objective(
         gaussians, white, level._replace(image=level.inside[..., None]), solid, masked,
-        opacity=1.0, room=0.0, tolerance=1.0, clutter=clutter, lighting="same", settings=settings,
+        opacity=1.0, grain=1, tolerance=1.0, clutter=clutter, lighting="same", settings=settings,
     )  # fmt: skip
     candidates, known = initial_poses(outline, cameras, starts, spread, seed)
 
     box = window(camera, level.inside if masked else None, candidates if known else None, solid)
-    level = level.cropped(box)
     if encoder is not None:
-        level, features = _encoded(gaussians, features, encoder, level, max(stage.size for stage in stages))
+        level, features = _encoded(gaussians, features, encoder, level, box, max(stage.size for stage in stages))
     features = white if features is None else features.detach()
     if features.shape[-1] != level.image.shape[-1]:
         raise ValueError(
             f"features: expected {level.image.shape[-1]} channels as the picture, got shape {tuple(features.shape)}"
         )
-    tolerance = TOLERANCE * _contrast(features, level) if tolerance is None else tolerance
-    whole = replace(outline, features=features, level=level, tolerance=tolerance, lighting=lighting)
+    tolerance = TOLERANCE * _contrast(features, level.cropped(box)) if tolerance is None else tolerance
+    whole = replace(outline, features=features, level=level.cropped(box), tolerance=tolerance, lighting=lighting)
     alpha = at_stage(whole, stages[0], candidates).silhouettes(candidates)
-    opacity = float(alpha[alpha > 0.5].median()) if (alpha > 0.5).any() else 1.0
-    area = max(float((alpha / opacity).clamp(max=1).mean((-2, -1)).median()), 1e-2)
-    whole = replace(whole, opacity=opacity, room=ROOM * area)
+    whole = replace(whole, opacity=float(alpha[alpha > 0.5].median()) if (alpha > 0.5).any() else 1.0)
+    if not masked and (not known or (starts or 1) > 1):
+        first = at_stage(whole, stages[0], candidates)
+        candidates = nearby(first, candidates) if known else anywhere(whole, candidates.R, stages[0])
+    if not masked and not known:
+        stages = (stages[0]._replace(size=round(WIDE * stages[0].size)), *stages[1:])
 
+    polish = (0 if encoder is not None else POLISH) if polish is None else polish
     track, poses, scores, interrupted = Track(progress), candidates, torch.zeros(0), False
     settled = torch.zeros(1, dtype=torch.bool)
     objective = at_stage(whole, stages[0], poses)
     try:
         for number, stage in enumerate(stages):
+            if number and not masked:  # the object has moved
+                box = window(camera, None, poses, solid)
+                whole = replace(whole, level=level.cropped(box))
             objective = at_stage(whole, stage, poses)
             losses = objective.losses(poses)
             scores = losses if number == 0 else scores
@@ -191,7 +200,7 @@ def pose(
     except KeyboardInterrupt:
         poses, interrupted = track.path[-1] if track.path else candidates.take(torch.tensor([0])), True
 
-    losses = objective.losses(poses)
+    losses = objective.terms(poses).loss
     order = losses.argsort()
     poses, losses = poses.take(order), losses[order]
     best = poses.take(torch.tensor([0]))
@@ -286,17 +295,25 @@ def _map(name: str, value: Any, size: tuple[int, int], like: Tensor) -> Tensor:
 
 
 def _encoded(
-    gaussians: Gaussians, colors: Tensor | None, encoder: nn.Module | str, level: Level, size: int
+    gaussians: Gaussians,
+    colors: Tensor | None,
+    encoder: nn.Module | str,
+    level: Level,
+    box: tuple[int, int, int, int],
+    size: int,
 ) -> tuple[Level, Tensor]:
-    """The level with the encoder's map for a picture, and the Gaussians' features in its channels."""
+    """The level with the encoder's map of its part `box` for a picture, and the Gaussians' features in its channels."""
     if colors is None:
         raise ValueError("features: expected colours (N, 3) or features (N, C) of the encoder, got None")
     network = backbone(encoder) if isinstance(encoder, str) else encoder
-    small = level.resized(size)
+    small = level.cropped(box).resized(size)
     maps = encode(network, small.image[None])[0].to(colors)
     if colors.shape[-1] != maps.shape[-1]:
         colors = lift(gaussians, colors, network, small.camera).to(colors)
-    return level._replace(image=resize(maps, level.camera.image_size)), colors
+    x0, y0, x1, y1 = box
+    image = maps.new_zeros(*level.camera.image_size, maps.shape[-1])
+    image[y0:y1, x0:x1] = resize(maps, (y1 - y0, x1 - x0))
+    return level._replace(image=image), colors
 
 
 def _contrast(features: Tensor, level: Level) -> float:
@@ -314,9 +331,9 @@ def _calibrated(objective: Objective, poses: Poses) -> Objective:
     """
     first = poses.take(torch.tensor([0]))
     both = objective, replace(objective, opacity=1.0)
-    objective = min(both, key=lambda choice: float(choice.terms(first, choice.ground(first)).loss))
+    objective = min(both, key=lambda choice: float(choice.terms(first).loss))
     with torch.no_grad():
-        residuals, alpha = objective.composed(first, objective.ground(first))
+        residuals, alpha = objective.composed(first)
     covered = residuals.square().mean(-1)[alpha > 0.5]
     noise = float(covered.median().sqrt()) if len(covered) else math.inf
     return replace(objective, tolerance=min(max(3 * noise, objective.tolerance / 4), objective.tolerance))

@@ -9,16 +9,19 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
 
 from voge.cameras import Cameras
-from voge.fit.levenberg import Terms, central_differences, gauss_newton, levenberg_marquardt
+from voge.fit.levenberg import Terms, central_differences, levenberg_marquardt
 from voge.fit.objective import Objective
 from voge.fit.pyramid import merged, pixel_size, sees, widened
 from voge.fit.rigid import rotation_angle, rotations_within
-from voge.fit.starts import NUMBERS, Poses, ahead, anywhere, onto_mask
+from voge.fit.starts import NUMBERS, Poses, ahead, onto_mask
 
-SPHERE = 256  # rotations tried when nothing is known
+SPHERE = 256, 512  # rotations tried when nothing is known, with a mask and without
+GRAIN = 1.6  # radii of the object: a ground is even within so much
 APART = math.radians(4)  # poses nearer to each other count as one (also: radii of the object)
+CORRELATED = 8  # noise is, within the longer side of the picture over this
 STEP = 5e-3  # of central differences, in radians and radii
 
 
@@ -70,7 +73,8 @@ class Track:
 def at_stage(whole: Objective, stage: Stage, poses: Poses) -> Objective:
     """The objective of one stage, from that of the whole picture; the poses tell how far the object is."""
     level = whole.level.resized(stage.size)
-    gaussians, features, width = whole.gaussians, whole.features, stage.width * pixel_size(poses, level.camera)
+    pixel = pixel_size(poses, level.camera)
+    gaussians, features, width = whole.gaussians, whole.features, stage.width * pixel
     if width:
         gaussians, features = merged(gaussians, features, 2 * width)
     return replace(
@@ -78,6 +82,7 @@ def at_stage(whole: Objective, stage: Stage, poses: Poses) -> Objective:
         gaussians=widened(gaussians, width**2),
         features=features,
         level=level,
+        grain=round(GRAIN * whole.solid.radius / pixel),
         tolerance=whole.tolerance * stage.tolerance,
     )
 
@@ -88,19 +93,19 @@ def initial_poses(
     """The poses to begin with, and whether `cameras` said where in the picture the object is.
 
     Each of the cameras is turned `starts` times. With a mask, the poses are moved onto it. Where nothing is known the
-    turned object is put into the middle, and smaller into nine places.
+    turned object is put into the middle.
     """
     solid, camera = outline.solid, outline.level.camera
     given = Poses.of(cameras, solid)
     seen = sees(given, camera)
     known = bool(seen.any())
-    turns = rotations_within(spread, starts or (1 if known else SPHERE), seed).to(given.R)
+    turns = rotations_within(spread, starts or (1 if known else SPHERE[0 if outline.masked else 1]), seed).to(given.R)
     if known:
         given = given.take(seen.nonzero()[:, 0])
         poses = given.take(torch.arange(len(given.zoom)).repeat_interleave(len(turns)))
         poses = poses._replace(R=turns.repeat(len(given.zoom), 1, 1) @ poses.R)
     else:
-        poses = (ahead if outline.masked else anywhere)(turns @ given.R[0], camera, solid)
+        poses = ahead(turns @ given.R[0], camera, solid)
     if outline.masked and len(turns) > 1:
         small = at_stage(outline, Stage(64, keep=1, steps=1), poses)
         for _ in range(2):  # the second time for perspective
@@ -150,29 +155,39 @@ def polish(objective: Objective, poses: Poses, free: Tensor, iterations: int, tr
         row = torch.arange(len(x), device=x.device) // (len(x) // len(zeros))
         return poses.take(row).moved(x, objective.solid)
 
-    def model(x: Tensor) -> Callable[[Tensor], Terms]:
-        ground = objective.ground(moved(x))
-        return lambda points: objective.terms(moved(points), ground.repeat_interleave(len(points) // len(x), 0))
-
     def report(x: Tensor, losses: Tensor) -> None:
         track.add(moved(x), losses)
 
-    minimum = levenberg_marquardt(model, zeros, free, iterations=iterations, step=STEP, callback=report)
+    minimum = levenberg_marquardt(
+        lambda x: objective.terms(moved(x)), zeros, free, iterations=iterations, step=STEP, callback=report
+    )
     return moved(minimum.x), minimum.converged
 
 
 def covariance(objective: Objective, pose: Poses, free: Tensor) -> Tensor:
-    """(6, 6) of one pose: H^-1 (sum w^2 r^2 J'J) H^-1, H = J' W J; every residual tells its own noise (White, 1980)."""
-    ground = objective.ground(pose)
+    """(6, 6) of one pose: G^-1 S G^-T, with G the derivative of the loss's gradient and S the spread of that gradient.
+
+    S sums the products of what pixels contribute, those of near pixels too, with weights that fall linearly with their
+    distance: noise is correlated between neighbours, by resampling and by the ground that is estimated from them.
+    Sources: H. White, 1980; W. Newey, K. West, 1987; T. Conley, 1999.
+    """
+    zeros = pose.R.new_zeros(1, len(NUMBERS))
 
     def evaluate(x: Tensor) -> Terms:
-        return objective.terms(pose.take(torch.zeros(len(x), dtype=torch.long)).moved(x, objective.solid), ground)
+        """The terms, with one more row of residuals: times their weights."""
+        terms = objective.terms(pose.take(torch.zeros(len(x), dtype=torch.long)).moved(x, objective.solid))
+        return terms._replace(residuals=torch.cat([terms.residuals, terms.curvature * terms.residuals], 1))
 
-    terms, _, jacobian = central_differences(evaluate, pose.R.new_zeros(1, len(NUMBERS)), free, STEP)
-    inverse = torch.linalg.pinv(gauss_newton(jacobian, terms.curvature), hermitian=True)[0]
-    noise = gauss_newton(jacobian, (terms.curvature * terms.residuals).square())[0]
+    terms, _, jacobian = central_differences(evaluate, zeros, free, STEP)
+    jacobian, slopes = jacobian[0].double().chunk(2)
+    inverse = torch.linalg.pinv(jacobian.mT @ slopes)
+    height, width = objective.level.image.shape[:2]
+    scores = jacobian * terms.residuals[0].double().chunk(2)[1][:, None]
+    scores = scores.reshape(height, width, -1, len(free)).sum(2).movedim(-1, 0)
+    reach = max(1, max(height, width) // CORRELATED)
+    summed = reach * avg_pool2d(pad(scores[None], (reach - 1,) * 4), reach, 1)[0].flatten(1)
     full = inverse.new_zeros(len(NUMBERS), len(NUMBERS))
-    full[free[:, None], free] = inverse @ noise @ inverse
+    full[free[:, None], free] = inverse @ (summed @ summed.mT) @ inverse.mT
     radius, depth = objective.solid.radius, float(pose.centre[0, 2])
     units = full.new_tensor([1, 1, 1, radius, radius, depth, 1])
     return (units[:, None] * full * units)[:6, :6].to(pose.R)

@@ -84,26 +84,14 @@ class Poses(NamedTuple):
         return Poses(*(part[index] for part in self))
 
 
-def ahead(
-    rotations: Tensor, camera: Cameras, solid: Solid, fill: float = 0.7, place: tuple[float, float] = (0.5, 0.5)
-) -> Poses:
-    """The object at `rotations` (S, 3, 3), its ball filling `fill` of the picture's shorter side.
-
-    It is at `place` in the picture: (0, 0) is the upper left corner, (1, 1) the lower right one.
-    """
+def ahead(rotations: Tensor, camera: Cameras, solid: Solid, fill: float = 0.7) -> Poses:
+    """The object at `rotations` (S, 3, 3) in the picture's middle, its ball filling `fill` of the shorter side."""
     height, width = camera.image_size
     focal = float(camera.K.diagonal()[:2].mean())
     distance = solid.radius * math.hypot(1, 2 * focal / (fill * min(height, width)))
-    pixel = camera.K.new_tensor([place[0] * width, place[1] * height, 1])
+    pixel = camera.K.new_tensor([width / 2, height / 2, 1])
     ray = torch.linalg.solve(camera.K, pixel)
     return Poses(rotations, (distance * ray).expand(len(rotations), 3), torch.ones_like(rotations[:, 0, 0]))
-
-
-def anywhere(rotations: Tensor, camera: Cameras, solid: Solid) -> Poses:
-    """`ahead` in the middle, and at half that size in nine places."""
-    thirds = [(x, y) for x in (0.25, 0.5, 0.75) for y in (0.25, 0.5, 0.75)]
-    poses = [ahead(rotations, camera, solid)] + [ahead(rotations, camera, solid, 0.35, place) for place in thirds]
-    return Poses(*map(torch.cat, zip(*poses, strict=True)))
 
 
 def onto_mask(poses: Poses, alpha: Tensor, mask: Tensor, camera: Cameras) -> Poses:
