@@ -27,12 +27,14 @@ from benchmarks import plots, results
 from voge import _cpu, convert
 from voge.convert.rasters import raster
 from voge.convert.surfaces import GREY
+from voge.fit.pose import STAGES
 from voge.io.objects import Mesh, as_mesh
 
 PROTOCOL = "benchmarks/fit_mesh.yaml"
 PARTS = ("shape", "pose", "picture")
+REFINED = "ours-refined"
 SEGMENTS = {"quadrature": "segments"}
-BASELINES = ["vertices", "vertices-hermite", "surface"]
+BASELINES = ["vertices", "vertices-hermite", "points", "surface"]
 
 
 def table() -> trimesh.Trimesh:
@@ -136,11 +138,14 @@ def measure_shape(p: dict[str, Any], out: Path) -> None:
                 spent += time.process_time() - before
                 coarse = resampled(mesh, num)
                 vertices[str(num)][name] = len(coarse.vertices)
+                flat, where = convert.surface(mesh, num=num)
+                middles = (mesh.vertices[mesh.faces[where.faces]] * where.barycentric[..., None]).sum(1)
                 arms = {
                     "ours": (ours, SEGMENTS),
                     "vertices": (convert.from_mesh(coarse), SEGMENTS),
                     "vertices-hermite": (convert.from_mesh(coarse), {}),
-                    "surface": (convert.surface(mesh, num=num)[0], SEGMENTS),
+                    "points": (convert.points(middles), SEGMENTS),
+                    "surface": (flat, SEGMENTS),
                 }
                 for arm, (gaussians, settings) in arms.items():
                     found[num, arm, name].append(score(gaussians, mesh, cameras, **settings))
@@ -205,6 +210,7 @@ def carriers(mesh: Mesh, p: dict[str, Any], seed: int) -> dict[str, tuple[voge.G
     arms["vertices"] = (convert.from_mesh(mesh), vertex_colors(mesh), {})
     flat, where = convert.surface(mesh)
     arms["surface"] = (flat, coloured(where), {})
+    arms[REFINED] = arms["surface"]
     flat, where = convert.surface(mesh, num=p["numbers"][-1])
     arms["surface-few"] = (flat, coloured(where), SEGMENTS)
     return arms
@@ -220,6 +226,7 @@ def measure_pose(p: dict[str, Any], out: Path) -> None:
         for name in s["meshes"]:
             mesh = load(name, p)
             arms = carriers(mesh, s, seed)
+            first = next(iter(arms))
             random = torch.Generator().manual_seed(seed)
             for picture in range(s["pictures"]):
                 eye = torch.nn.functional.normalize(torch.randn(3, generator=random), dim=-1) * s["distance"]
@@ -230,11 +237,18 @@ def measure_pose(p: dict[str, Any], out: Path) -> None:
                 turn = torch.linalg.matrix_exp(torch.linalg.cross(axis.expand(3, 3), torch.eye(3)).mT)
                 start = voge.Cameras(truth.R @ turn, truth.t, truth.K, truth.image_size)
                 image = photograph(mesh, truth)
+                found: dict[str, voge.Cameras] = {}
                 for arm, (gaussians, colors, settings) in arms.items():
                     numbers[name][arm] = gaussians.num
                     before = time.process_time()
-                    result = voge.fit.pose(gaussians, image, start, features=colors, seed=seed, **settings)
+                    if arm == REFINED:  # from what the fewest found, the last stage alone
+                        before -= of_seed[first][-1][1]
+                        settings, given = {"stages": STAGES[-1:]}, found[first]
+                    else:
+                        given = start
+                    result = voge.fit.pose(gaussians, image, given, features=colors, seed=seed, **settings)
                     spent = time.process_time() - before
+                    found[arm] = result.cameras
                     cosine = (torch.trace(result.R.double().mT @ truth.R.double()) - 1) / 2
                     of_seed[arm].append((math.degrees(float(cosine.clamp(-1, 1).acos())), spent))
                 values = "  ".join(f"{arm} {of_seed[arm][-1][0]:.2f} {of_seed[arm][-1][1]:.1f}s" for arm in arms)
@@ -296,6 +310,7 @@ def draw(p: dict[str, Any], path: Path, folder: Path) -> None:
     styles = {
         "ours": ("o-", plots.OURS, "fit_mesh"),
         "surface": ("s--", "#00798c", "surface"),
+        "points": ("v:", "#9a6b1f", "points, spread evenly"),
         "vertices": ("^:", "#333333", "from_mesh, as many vertices"),
     }
     for column, (metric, label) in enumerate(

@@ -63,7 +63,7 @@ def main() -> None:
     for start in protocol["starts"]:
         if args.starts and str(start) not in args.starts:
             continue
-        rows = []  # (seeds, objects, 3): degrees, percent, seconds
+        rows: list[list[tuple[float, float, float]]] = []  # (seeds, objects, 3): degrees, percent, seconds
         for seed in seeds:
             rows.append([])
             for number, name in enumerate(meshes):
@@ -117,7 +117,8 @@ def objects(protocol: dict[str, Any]) -> dict[str, io.Mesh]:
     made = {"box": lambda: photo_box(photographs(protocol)[:6]), "letter": letter}
     files = {"duck": "Duck.glb", "fox": "Fox.gltf", "face": "face.obj"}
     return {
-        name: unit(io.load(folder / files[name]) if name in files else made[name]()) for name in protocol["objects"]
+        name: unit(io.as_mesh(io.load(folder / files[name])) if name in files else made[name]())
+        for name in protocol["objects"]
     }
 
 
@@ -150,18 +151,16 @@ def letter() -> io.Mesh:
         part = trimesh.creation.box(extents).subdivide_to_size(0.06)
         part.apply_translation((x, y, 0.0))
         parts.append(part)
-    mesh = trimesh.util.concatenate(parts)
-    waves = np.sin(mesh.vertices @ np.array([[7.0, 2, -3], [-2, 6, 5], [4, -3, 8]]).T + (0, 1, 2))
-    return io.Mesh(*(torch.as_tensor(np.asarray(x)) for x in (mesh.vertices, mesh.faces, 0.5 + 0.4 * waves)))
+    mesh = io.as_mesh(trimesh.util.concatenate(parts))
+    waves = mesh.vertices @ torch.tensor([[7.0, -2, 4], [2, 6, -3], [-3, 5, 8]]) + torch.arange(3.0)
+    return mesh._replace(colors=0.5 + 0.4 * waves.sin())
 
 
 def unit(mesh: io.Mesh) -> io.Mesh:
-    """Moved and scaled: the middle of its box in the origin, the vertex furthest from it at distance 1; float32."""
+    """Moved and scaled: the middle of its box in the origin, the vertex furthest from it at distance 1."""
     vertices = mesh.vertices - (mesh.vertices.amin(0) + mesh.vertices.amax(0)) / 2
     vertices = vertices / vertices.norm(dim=-1).max()
-    return io.Mesh(
-        *(x.float() if x is not None and x.is_floating_point() else x for x in mesh._replace(vertices=vertices))
-    )
+    return mesh._replace(vertices=vertices)
 
 
 def picture(mesh: io.Mesh, grounds: list[Tensor], settings: dict[str, Any], rng: np.random.Generator) -> Case:
@@ -247,3 +246,7 @@ def errors(found: voge.Cameras, truth: voge.Cameras) -> tuple[float, float]:
     """Degrees of the rotation; percent of the distance of the object's middle, which is the origin."""
     turn, shift = rotation_angle(found.R, truth.R), (found.t - truth.t).norm() / truth.t.norm()
     return math.degrees(turn), 100 * float(shift)
+
+
+if __name__ == "__main__":
+    main()

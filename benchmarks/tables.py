@@ -41,6 +41,17 @@ DEMO = {
 EXACTNESS = ("surface", "cloud", "fog")  # scenes
 RULES = {"hermite-1": "hermite, 1 (the paper's)", "compositing": "alpha compositing"}
 
+FIT_MESH_NUMBERS = (16, 64, 256)
+FIT_MESH = {"ours": "`fit_mesh`", "surface": "`surface`", "points": "`points`", "vertices": "`from_mesh`"}
+FIT_MESH_POSE = {
+    "ours": "`fit_mesh`, segments",
+    "ours-64": "`fit_mesh`, segments",
+    "ours-refined": "the same, then the last stage with `surface`",
+    "surface-few": "`surface`, segments",
+    "surface": "`surface`, defaults",
+    "vertices": "`from_mesh` of all vertices, defaults",
+}
+
 SPLATTING = {
     "ours": "segments, 1 point",
     "hermite-1": "hermite, 1 point",
@@ -212,6 +223,31 @@ def generic(result: dict[str, Any]) -> str:
     return _table(["", result["metric"], "range", "runs"], rows)
 
 
+def fit_mesh(read: Callable[[str], dict[str, Any]]) -> str:
+    """IoU and depth error of every way to as many Gaussians."""
+    rows = []
+    for num in FIT_MESH_NUMBERS:
+        iou, depth = (read(f"fit-mesh-{metric}-{num}") for metric in ("iou", "depth"))
+        cells = [
+            f"{statistics.mean(iou['runs'][arm]):.3f}, {statistics.mean(depth['runs'][arm]):.2f} %" for arm in FIT_MESH
+        ]
+        rows.append([str(num), *cells])
+    return _table(["Gaussians", *FIT_MESH.values()], rows)
+
+
+def fit_mesh_pose(read: Callable[[str], dict[str, Any]]) -> str:
+    """Poses found with every kind of Gaussians."""
+    degrees, success, seconds = (read(f"fit-mesh-pose-{metric}") for metric in ("degrees", "success", "seconds"))
+    numbers = degrees["settings"]["gaussians"]
+    rows = []
+    for arm, label in FIT_MESH_POSE.items():
+        counts = sorted({of_mesh[arm] for of_mesh in numbers.values()})
+        count = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+        means = [statistics.mean(result["runs"][arm]) for result in (degrees, success, seconds)]
+        rows.append([label, count, f"{means[2]:.2f} s", f"{means[1]:.0f} %", f"{means[0]:.2f}°"])
+    return _table(["Gaussians", "Number", "Time of a fit", "Within 5°", "Median error"], rows)
+
+
 TABLES: dict[str, Callable[[Callable[[str], dict[str, Any]]], str]] = {
     "renderer": renderer,
     "renderer-large": large,
@@ -227,6 +263,8 @@ TABLES: dict[str, Callable[[Callable[[str], dict[str, Any]]], str]] = {
     "demo": demo,
     "exactness": exactness,
     "splatting": splatting,
+    "fit-mesh": fit_mesh,
+    "fit-mesh-pose": fit_mesh_pose,
 }
 
 

@@ -28,7 +28,6 @@ BOX_EDGES = [(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0,
 BOARD_EDGES = [(0, 8), (8, 53), (53, 45), (45, 0)]
 TEST_BOARDS = ("left01", "left03", "left06", "left13")
 TRACK_EVERY = 5
-GOOD = 5.0  # degrees and percent: a fit that ends nearer has found the pose
 
 
 def main() -> int:
@@ -65,8 +64,10 @@ def main() -> int:
         temporary.write_text(
             json.dumps({"cases": rows, "parts": report, "seconds": round(seconds, 1)}, indent=1) + "\n"
         )
-    good = sum(max(case.final) < GOOD for case in cases)
-    print(f"{good} of {len(cases)} fits ended within {GOOD:g} degrees and {GOOD:g} % of the distance; {seconds:.0f} s.")
+    good, bound = sum(map(fitting.found, cases)), fitting.GOOD
+    print(
+        f"{good} of {len(cases)} fits ended within {bound:g} degrees and {bound:g} % of the distance; {seconds:.0f} s."
+    )
     print("These are fits of single pictures; following the film is judged by its own lines above.")
     print(f"Everything is in {options.out.resolve()}:")
     for path in sorted(options.out.iterdir()):
@@ -118,7 +119,7 @@ def film_part(out: Path, seeds: int) -> tuple[list[fitting.Case], dict]:
             clicked[number] = truth.errors(poses[i].R, poses[i].t, movie.truth[number].R, movie.truth[number].t)
     for number, (degrees, percent) in clicked.items():
         print(f"    followed to frame {number:3d}: {degrees:5.2f} degrees {percent:5.2f} % from solvePnP")
-    lost = [number for number, error in clicked.items() if max(error) > GOOD]
+    lost = [number for number, error in clicked.items() if max(error) > fitting.GOOD]
     if lost:
         print(
             f"    LOST: at frame {lost[0]} the followed pose is no longer on the box; film-track.gif shows a failure."

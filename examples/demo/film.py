@@ -141,7 +141,7 @@ def track(film: Film, scene: voge.io.Scene, first: voge.Cameras, every: int) -> 
             film.features(number),
             pose,
             scene.features,
-            stages=fitting.STAGES,
+            stages=fitting.NEAR,
             polish=3,
             threshold=0.05,
             **TRACKING,

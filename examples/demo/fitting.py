@@ -14,10 +14,10 @@ from examples.demo import truth
 from voge.fit import Stage
 from voge.fit.rigid import exp_so3
 
-STAGES = (
-    Stage(32, keep=24, steps=20, rate=0.06, width=1.0, tolerance=2.0),
-    Stage(64, keep=6, steps=20, rate=0.03, width=0.7, tolerance=1.4),
-    Stage(96, keep=2, steps=10, rate=0.01),
+STAGES = (  # many kept for long: on small blurred pictures the right pose is often not the best
+    Stage(48, keep=64, steps=30, rate=0.05, width=1.0, tolerance=1.3),
+    Stage(64, keep=16, steps=20, rate=0.03, width=0.7),
+    Stage(128, keep=3, steps=10, rate=0.01),
 )
 FINE = (Stage(160, keep=1, steps=4, rate=0.003),)  # with more Gaussians, from the pose found
 DENSE = (  # for a pattern that repeats: a small basin, so many starts and less blur
@@ -25,7 +25,14 @@ DENSE = (  # for a pattern that repeats: a small basin, so many starts and less 
     Stage(64, keep=6, steps=12, rate=0.02, width=0.5),
     Stage(96, keep=1, steps=8, rate=0.01),
 )
+NEAR = (  # from the pose of the frame before
+    Stage(32, keep=24, steps=20, rate=0.06, width=1.0, tolerance=2.0),
+    Stage(64, keep=6, steps=20, rate=0.03, width=0.7, tolerance=1.4),
+    Stage(96, keep=2, steps=10, rate=0.01),
+)
 SPREAD = np.radians(70)  # of the rotations that voge.fit.pose tries around the wrong one
+
+GOOD = 5.0  # degrees and percent: a fit that ends nearer has found the pose
 
 
 @dataclass
@@ -56,6 +63,11 @@ class Case:
             "truth_pixels": round(self.reference.pixels, 3), "truth_degrees": round(self.reference.degrees, 3),
             "truth_percent": round(self.reference.percent, 3),
         }  # fmt: skip
+
+
+def found(case: Case) -> bool:
+    """Whether a fit ended at the true pose."""
+    return max(case.final) < GOOD
 
 
 def channels(grey: np.ndarray, sigma: float, floor: float) -> np.ndarray:
@@ -90,7 +102,7 @@ def wrong_start(R: np.ndarray, t: np.ndarray, seed: int, lateral: float, depth: 
 def fit(
     case: tuple[str, str, int], start: tuple[np.ndarray, np.ndarray], reference: truth.Truth, K: np.ndarray,
     coarse: tuple[voge.io.Scene, np.ndarray], fine: tuple[voge.io.Scene, np.ndarray], *,
-    starts: int = 96, stages: tuple[Stage, ...] = STAGES, lighting: str = "same",
+    starts: int = 400, stages: tuple[Stage, ...] = STAGES, lighting: str = "same",
 ) -> Case:  # fmt: skip
     """Fits a model to a picture from a wrong start, few Gaussians first, more at the end, and compares with the truth.
 

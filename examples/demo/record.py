@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
 from benchmarks import results
@@ -12,27 +13,34 @@ DATA = {
     "boards": "real: OpenCV's left*.jpg (opencv-doc 4.6.0 or mvtb-data 1.6.1)",
     "occluder": "rendered",
 }
-METRICS = {"degrees": "rotation error, degrees", "percent": "position error, percent of the distance"}
+METRICS = {
+    "degrees": "rotation error, degrees, median of the photographs",
+    "percent": "position error, percent of the distance, median of the photographs",
+    "found": f"photographs whose pose is right within {fitting.GOOD:g} degrees and {fitting.GOOD:g} %",
+}
 
 
 def write(cases: list[fitting.Case], seeds: int, folder: Path = results.RESULTS) -> list[Path]:
-    """One file a part and metric; a seed's value is the mean over the part's photographs. Parts left out have none."""
+    """One file a part and metric, with a value a seed. Parts left out have none."""
     paths = []
     for part in sorted({case.part for case in cases}):
         chosen = [[case for case in cases if case.part == part and case.seed == seed] for seed in range(seeds)]
-        for column, (short, metric) in enumerate(METRICS.items()):
-
-            def mean(attribute: str, column: int = column, chosen: list[list[fitting.Case]] = chosen) -> list[float]:
-                return [sum(getattr(case, attribute)[column] for case in row) / len(row) for row in chosen]
-
-            uncertainty = [
-                sum((case.reference.degrees, case.reference.percent)[column] for case in row) / len(row)
-                for row in chosen
-            ]
+        runs: dict[str, dict[str, list[float]]] = {
+            unit: {
+                "ours": [statistics.median(case.final[i] for case in row) for row in chosen],
+                "start": [statistics.median(case.start[i] for case in row) for row in chosen],
+                "uncertainty of the truth": [
+                    statistics.median((case.reference.degrees, case.reference.percent)[i] for case in row)
+                    for row in chosen
+                ],
+            }
+            for i, unit in enumerate(("degrees", "percent"))
+        }
+        runs["found"] = {"ours": [float(sum(map(fitting.found, row))) for row in chosen]}
+        for short, metric in METRICS.items():
             paths.append(results.write({
-                "name": f"demo-{part}-{short}", "metric": metric, "higher_is_better": False,
-                "seeds": list(range(seeds)),
-                "runs": {"ours": mean("final"), "start": mean("start"), "uncertainty of the truth": uncertainty},
+                "name": f"demo-{part}-{short}", "metric": metric, "higher_is_better": short == "found",
+                "seeds": list(range(seeds)), "runs": runs[short],
                 "baselines": [], "protocol": "examples/demo/protocol.yaml",
                 "seconds": {"ours": [sum(case.seconds for case in row) / len(row) for row in chosen]},
                 "settings": {"photographs": [case.name for case in chosen[0]]},

@@ -12,7 +12,6 @@ from torch.nn.functional import avg_pool2d, huber_loss, normalize
 
 from voge import checks
 from voge.cameras import Cameras
-from voge.convert.meshes import check_count
 from voge.convert.rasters import raster
 from voge.convert.surfaces import Surface, surface
 from voge.gaussians import Gaussians, quaternions_to_matrices
@@ -85,7 +84,7 @@ def fit_mesh(
         ImportError: scipy is missing.
     """
     mesh = as_mesh(mesh)
-    check_count("n", n)
+    checks.integer("n", n, 1, None)
     checks.integer("views", views, 1, None)
     checks.integer("steps", steps, 1, None)
     if not rate > 0:

@@ -76,11 +76,3 @@ def midpoint_factor(percentage: float) -> float:
 def isotropic(precision: Tensor) -> Tensor:
     """(..., 3, 3) multiples of the identity."""
     return torch.diag_embed(precision[..., None].expand(*precision.shape, 3))
-
-
-def check_count(name: str, value: Any) -> None:
-    """TypeError or ValueError unless the value is an int of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name}: expected at least 1, got {value}")

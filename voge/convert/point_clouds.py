@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from voge import checks
-from voge.convert.meshes import check_count, isotropic, midpoint_factor
+from voge.convert.meshes import isotropic, midpoint_factor
 from voge.gaussians import Gaussians
 from voge.io.objects import as_points
 from voge.io.optional import library
@@ -40,7 +40,7 @@ def points(cloud: Any, normals: Tensor | None = None, percentage: float = 0.5, n
     """
     centers = as_points(cloud).points
     factor = midpoint_factor(percentage)
-    check_count("num_neighbors", num_neighbors)
+    checks.integer("num_neighbors", num_neighbors, 1, None)
     places, place, multiplicity = torch.unique(centers.detach(), dim=0, return_inverse=True, return_counts=True)
     length = mean_neighbor_distance(places, num_neighbors)[place]
     density = (1 / multiplicity)[place].to(centers) if len(places) < len(centers) else None

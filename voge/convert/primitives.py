@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from voge import checks
-from voge.convert.meshes import check_count, isotropic, midpoint_factor
+from voge.convert.meshes import isotropic, midpoint_factor
 from voge.convert.surfaces import FLATNESS
 from voge.gaussians import Gaussians
 from voge.io.objects import Scene
@@ -53,7 +53,7 @@ def cuboid(extents: Any, num: int, percentage: float = 0.5) -> tuple[Gaussians, 
         TypeError, ValueError: extents, num, percentage.
     """
     sides = _positive("extents", extents, 3)
-    check_count("num", num)
+    checks.integer("num", num, 1, None)
     factor = midpoint_factor(percentage)
     x, y, z = sides.tolist()
     edge = math.sqrt(2 * (x * y + y * z + z * x) / num)
@@ -83,7 +83,7 @@ def sphere(num: int, radius: float = 1.0, percentage: float = 0.5) -> Gaussians:
     Raises:
         TypeError, ValueError: num, radius, percentage.
     """
-    check_count("num", num)
+    checks.integer("num", num, 1, None)
     radius = _positive("radius", [radius], 1).item()
     steps = torch.arange(num, dtype=torch.float64) + 0.5
     z = 1 - 2 * steps / num
@@ -137,7 +137,7 @@ def box(images: Sequence[Tensor], extents: Any, num: int | None = None) -> Scene
     if len({image.shape[-1:] for image in images}) > 1:
         raise ValueError(f"images: expected one number of channels, got {[image.shape[-1] for image in images]}")
     if num is not None:
-        check_count("num", num)
+        checks.integer("num", num, 1, None)
     area = 2 * (sides[0] * sides[1] + sides[1] * sides[2] + sides[2] * sides[0])
     means, precisions, features = [], [], []
     for image, axes in zip(images, _BOX_AXES, strict=True):
@@ -162,7 +162,7 @@ def _rectangle(image: Tensor, size: Any, num: int | None) -> tuple[Gaussians, Te
     sides = _positive("size", size, 2).tolist()
     cols, rows = image.shape[1], image.shape[0]
     if num is not None:
-        check_count("num", num)
+        checks.integer("num", num, 1, None)
         cols = max(round(math.sqrt(num * sides[0] / sides[1])), 1)
         rows = max(round(num / cols), 1)
         image = torch.nn.functional.interpolate(image.movedim(-1, 0)[None], (rows, cols), mode="area")[0].movedim(0, -1)
@@ -193,7 +193,10 @@ def _windows(num: int, length: float, like: Tensor) -> tuple[Tensor, Tensor]:
 
 def _positive(name: str, value: Any, size: int) -> Tensor:
     """Finite numbers above zero as a floating tensor of this size."""
-    value = torch.as_tensor(value)
+    try:
+        value = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}: expected {size} numbers, got {value!r:.80}") from None
     value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
     if value.shape != (size,) or not (value.isfinite() & (value > 0)).all():
         raise ValueError(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from voge.convert.meshes import check_count
+from voge import checks
 from voge.gaussians import Gaussians
 from voge.io.merge import texture_repeats
 from voge.io.objects import Mesh, as_mesh
@@ -71,7 +71,7 @@ def surface(mesh: Any, faces: Tensor | None = None, num: int = 5000) -> tuple[Ga
     mesh = as_mesh(mesh, faces)
     if mesh.vertices.dim() != 2:
         raise ValueError(f"vertices: expected shape (V, 3), got {tuple(mesh.vertices.shape)}")
-    check_count("num", num)
+    checks.integer("num", num, 1, None)
     kdtree = library("scipy.spatial").cKDTree
     corners = mesh.vertices.detach().double().cpu().numpy()[mesh.faces.cpu().numpy()]
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
