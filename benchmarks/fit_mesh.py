@@ -27,7 +27,6 @@ from benchmarks import plots, results
 from voge import _cpu, convert
 from voge.convert.rasters import raster
 from voge.convert.surfaces import GREY
-from voge.fit.pose import STAGES
 from voge.io.objects import Mesh, as_mesh
 
 PROTOCOL = "benchmarks/fit_mesh.yaml"
@@ -243,7 +242,7 @@ def measure_pose(p: dict[str, Any], out: Path) -> None:
                     before = time.process_time()
                     if arm == REFINED:  # from what the fewest found, the last stage alone
                         before -= of_seed[first][-1][1]
-                        settings, given = {"stages": STAGES[-1:]}, found[first]
+                        settings, given = {"stages": voge.fit.STAGES[-1:]}, found[first]
                     else:
                         given = start
                     result = voge.fit.pose(gaussians, image, given, features=colors, seed=seed, **settings)
@@ -325,8 +324,8 @@ def draw(p: dict[str, Any], path: Path, folder: Path) -> None:
         axis.minorticks_off()
         if metric == "depth":
             axis.set_yscale("log")
+            axis.legend(frameon=False)
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with voge.io.atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=100, metadata={"Software": None})

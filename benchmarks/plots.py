@@ -30,7 +30,7 @@ def speed(result: dict[str, Any], path: Path) -> None:
         f" {value:,.0f} ms, x {speedup(result, arm):,.3g}" for arm, value in zip(arms[1:], values[1:], strict=True)
     ]
     axes.bar_label(bars, notes)
-    axes.set(xscale="log", xlim=(values[0] / 3, max(values) * 30), xlabel="forward + backward, ms (log scale)")
+    axes.set(xscale="log", xlim=(min(values) / 3, max(values) * 30), xlabel="forward + backward, ms (log scale)")
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)

@@ -1,4 +1,4 @@
-"""Sizes that no test can hold in memory: offsets of more than 2^31 pairs, by arithmetic on the kernels' own functions."""
+"""Sizes that no test can hold in memory: offsets past 2^31 pairs, by arithmetic on the kernels' own functions."""
 
 import shutil
 import subprocess

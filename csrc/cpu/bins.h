@@ -41,6 +41,7 @@ struct Projected {
 template <class T>
 struct Bins {
   int64_t blocks_per_scene = 0, tiles_x = 0, blocks = 0, pairs = 0;
+  double radius2 = 0;               // of the ellipsoids in standard deviations, squared, and a little more
   Scratch<Record<T>> records;       // (geometry_batch, num)
   Scratch<Projected<T>> projected;  // (batch, num)
   Scratch<int64_t> offsets;         // (blocks + 1)
@@ -139,7 +140,7 @@ static void project(const Scene<T>& s, Bins<T>& bins, const Factor& f, int64_t b
   if (!s.projection) return;
   const double* p = s.projection + r * 12;
   const Lower3<double>& w = f.inverse;
-  const double radius2 = -2 * log(s.threshold) * (1 + 1e-5);
+  const double radius2 = bins.radius2;
   double m[3];        // the centre's image
   Vec3<double> a[3];  // rows of A L^-T, so that A C A' = a a'
   for (int i = 0; i < 3; ++i) {
@@ -245,6 +246,7 @@ static void prepare(const Scene<T>& s, Bins<T>& bins, Counters& counters) {
   bins.blocks_per_scene =
       s.projection ? bins.tiles_x * ((s.height + tile_side - 1) / tile_side) : (s.rays + block_rays - 1) / block_rays;
   bins.blocks = s.batch * bins.blocks_per_scene;
+  bins.radius2 = -2 * log(s.threshold) * (1 + 1e-5);
   bins.records.ensure(s.geometry_batch * s.num);
   bins.projected.ensure(s.batch * s.num);
   bins.order.ensure(s.batch * s.num);

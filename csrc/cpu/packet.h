@@ -106,8 +106,25 @@ static bool packet_rays(const Scene<T>& s, const Bins<T>& bins, int64_t block, i
   return some;
 }
 
-// Keeps the nearest `max_hits` of every lane (equal lengths: the lower index). The list is nearly sorted, so that
-// inserting a hit into its lane's nearest takes a step or two.
+// A heap of hits, the farthest first; of equally long ones that of the higher index.
+template <class T>
+VOGE_INLINE bool farther(T a, int32_t i, T b, int32_t j) {
+  return a > b || (a == b && i > j);
+}
+
+// Puts a hit at the place `at` of a heap of n, whose places below are in order.
+template <class T>
+static void sift_down(T* lengths, int32_t* gaussians, int n, int at, T l, int32_t g) {
+  for (int child; (child = 2 * at + 1) < n; at = child) {
+    if (child + 1 < n && farther(lengths[child + 1], gaussians[child + 1], lengths[child], gaussians[child])) ++child;
+    if (!farther(lengths[child], gaussians[child], l, g)) break;
+    lengths[at] = lengths[child], gaussians[at] = gaussians[child];
+  }
+  lengths[at] = l, gaussians[at] = g;
+}
+
+// Keeps the nearest `max_hits` of every lane (equal lengths: the lower index). Lists are sorted by distance: few hits
+// come after max_hits others and are nearer than one of them.
 template <class T>
 static void keep_nearest(Packet<T>& p, const int32_t* list, int64_t max_hits) {
   typedef typename Simd<T>::Vec Vec;
@@ -129,12 +146,15 @@ static void keep_nearest(Packet<T>& p, const int32_t* list, int64_t max_hits) {
       T* const mine = nearest + lane * K;
       int32_t* const mine_gaussians = gaussians + lane * K;
       int& c = count[lane];
-      if (c == K && l == mine[K - 1] && g > mine_gaussians[K - 1]) continue;
-      int at = c < K ? c++ : K - 1;
-      for (; at > 0 && (mine[at - 1] > l || (mine[at - 1] == l && mine_gaussians[at - 1] > g)); --at)
-        mine[at] = mine[at - 1], mine_gaussians[at] = mine_gaussians[at - 1];
-      mine[at] = l, mine_gaussians[at] = g;
-      if (c == K) last[lane] = mine[K - 1], last_gaussian[lane] = mine_gaussians[K - 1];
+      if (c < K) {
+        mine[c] = l, mine_gaussians[c++] = g;
+        if (c < K) continue;
+        for (int at = K / 2 - 1; at >= 0; --at) sift_down(mine, mine_gaussians, K, at, mine[at], mine_gaussians[at]);
+      } else {
+        if (!farther(mine[0], mine_gaussians[0], l, g)) continue;
+        sift_down(mine, mine_gaussians, K, 0, l, g);
+      }
+      last[lane] = mine[0], last_gaussian[lane] = mine_gaussians[0];
     }
   }
   Vec* keep = p.peak;  // not yet in use
@@ -158,14 +178,55 @@ static void keep_nearest(Packet<T>& p, const int32_t* list, int64_t max_hits) {
   p.n = w;
 }
 
+// What find_hit needs of a Gaussian of the block.
+template <class T>
+struct BlockGaussian {
+  Record<T> record;
+  Vec3<T> y;  // where the rays share an origin
+};
+
+// The Gaussians of a block's list side by side: where they come from they are strewn over memory, and every packet of
+// the block needs them. With their bounds in pixels (x0 | x1 | y0 | y1, each padded to `stride`), except for a list of
+// rays.
+template <class T>
+struct BlockGaussians {
+  Scratch<BlockGaussian<T>> memory;
+  Scratch<float> bounds_memory;
+  const float* bounds = nullptr;
+  int64_t stride = 0;
+  int corner[2] = {0, 0};  // pixel at the top left of the packet
+
+  void load(const Scene<T>& s, const Bins<T>& bins, int64_t b, const int32_t* list, int64_t m) {
+    const Record<T>* records = bins.records.data + (s.geometry_batch == 1 ? 0 : b) * s.num;
+    const Projected<T>* projected = bins.projected.data + b * s.num;
+    BlockGaussian<T>* out = memory.ensure(m + 1);
+    bounds = nullptr;
+    if (!s.projection) {
+      for (int64_t i = 0; i < m; ++i) out[i] = {records[list[i]], projected[list[i]].y};
+      return;
+    }
+    constexpr int lanes = Simd<float>::lanes;
+    stride = (m + lanes) / lanes * lanes;
+    float* f = bounds_memory.ensure(4 * stride);
+    for (int64_t i = 0; i < m; ++i) {
+      const Projected<T>& p = projected[list[i]];
+      out[i] = {records[list[i]], p.y};
+      f[i] = p.x0, f[stride + i] = p.x1, f[2 * stride + i] = p.y0, f[3 * stride + i] = p.y1;
+    }
+    for (int64_t i = m; i < stride; ++i) f[i] = f[2 * stride + i] = INFINITY, f[stride + i] = f[3 * stride + i] = 0;
+    bounds = f;
+  }
+  const BlockGaussian<T>& operator[](int64_t i) const { return memory.data[i]; }
+};
+
 // Peaks and rates of the hits that stay, and the intervals.
 template <class T>
-VOGE_INLINE void finish(const Scene<T>& s, const Record<T>* records, const int32_t* list, Packet<T>& p) {
+VOGE_INLINE void finish(const Scene<T>& s, const BlockGaussian<T>* gaussians, Packet<T>& p) {
   typedef typename Simd<T>::Vec Vec;
   const Vec zero = broadcast((T)0);
   T run = -INFINITY;
   for (int j = 0; j < p.n; ++j) {
-    const Record<T>& g = records[list[p.entry[j]]];
+    const Record<T>& g = gaussians[p.entry[j]].record;
     const auto hit = p.length[j] < (T)1e29;
     p.peak[j] = select(hit, peak(g.density, Hit<Vec>{p.length[j], p.rate[j], p.exponent[j]}, s.world), zero);
     p.length[j] = select(hit, p.length[j], broadcast(p.first[j]));
@@ -177,45 +238,19 @@ VOGE_INLINE void finish(const Scene<T>& s, const Record<T>* records, const int32
   for (int j = p.n - 1; j >= 0; --j) p.low_after[j] = run = least(run, p.low[j]);
 }
 
-// Bounds in pixels of the Gaussians of a block's list (x0 | x1 | y0 | y1, each padded to `stride`); none for a list of
-// rays.
-struct BlockBounds {
-  Scratch<float> memory;
-  const float* data = nullptr;
-  int64_t stride = 0;
-  int corner[2] = {0, 0};  // pixel at the top left of the packet
-
-  template <class T>
-  void load(const Scene<T>& s, const Bins<T>& bins, int64_t b, const int32_t* list, int64_t m) {
-    data = nullptr;
-    if (!s.projection) return;
-    constexpr int lanes = Simd<float>::lanes;
-    stride = (m + lanes) / lanes * lanes;
-    float* f = memory.ensure(4 * stride);
-    for (int64_t i = 0; i < stride; ++i) {
-      const bool real = i < m;
-      const Projected<T>& p = bins.projected.data[b * s.num + (real ? list[i] : 0)];
-      f[i] = real ? p.x0 : INFINITY, f[stride + i] = p.x1, f[2 * stride + i] = p.y0, f[3 * stride + i] = p.y1;
-    }
-    data = f;
-  }
-};
-
 // All hits of the packet's rays, in the order of the block's list.
 template <class T>
-static void gather(const Scene<T>& s, const Bins<T>& bins, int64_t b, const int32_t* list, int64_t m,
-                   const BlockBounds& box, Packet<T>& p) {
+static void gather(const Scene<T>& s, const Bins<T>& bins, const int32_t* list, int64_t m,
+                   const BlockGaussians<T>& gaussians, Packet<T>& p) {
   typedef typename Simd<T>::Vec Vec;
   typedef typename Simd<T>::Mask Mask;
-  const Record<T>* records = bins.records.data + (s.geometry_batch == 1 ? 0 : b) * s.num;
-  const Projected<T>* projected = bins.projected.data + b * s.num;
   const Vec lowest = broadcast((T)log(s.threshold)), near = broadcast((T)s.near);
   const bool shared = s.origins_per_scene == 1;
   Vec count = broadcast((T)0), one = broadcast((T)1);
   int n = 0;
   auto visit = [&](int64_t j, Mask alive) {
-    const Record<T>& g = records[list[j]];
-    const Hit<Vec> h = shared ? find_hit(g.factor, projected[list[j]].y, p.direction)
+    const Record<T>& g = gaussians[j].record;
+    const Hit<Vec> h = shared ? find_hit(g.factor, gaussians[j].y, p.direction)
                               : find_hit(g.factor, transpose_times(g.factor, g.mean - p.origin), p.direction);
     const Mask hit = (h.exponent >= lowest) & (h.length > near) & alive;
     if (!bits(hit)) return;
@@ -228,10 +263,10 @@ static void gather(const Scene<T>& s, const Bins<T>& bins, int64_t b, const int3
     p.seen[n++] = count;
     count += (Vec)((Mask)one & hit);
   };
-  if (box.data) {
-    const float* bounds = box.data;
-    const int64_t stride = box.stride;
-    const int* corner = box.corner;
+  if (gaussians.bounds) {
+    const float* bounds = gaussians.bounds;
+    const int64_t stride = gaussians.stride;
+    const int* corner = gaussians.corner;
     constexpr int F = Simd<float>::lanes;
     const VecF left = broadcast(corner[0] + .5f), right = left + (float)(Packet<T>::width - 1),
                top = broadcast(corner[1] + .5f), bottom = top + (float)(Packet<T>::height - 1);
@@ -254,7 +289,7 @@ static void gather(const Scene<T>& s, const Bins<T>& bins, int64_t b, const int3
   p.n = n;
   p.seen[n] = count;
   if (s.max_hits > 0 && n > 0) keep_nearest(p, list, s.max_hits);
-  finish(s, records, list, p);
+  finish(s, gaussians.memory.data, p);
 }
 
 VOGE_NAMESPACE_END

@@ -15,7 +15,7 @@ struct Worker {
   Packet<T> packet;
   PacketMemory<T> packet_memory;
   Weigher<T> weigher;
-  BlockBounds bounds;
+  BlockGaussians<T> gaussians;
   Scratch<Vec> by_ray;    // channels of a packet, one ray a lane
   Scratch<T> by_channel;  // the same, one channel a lane, rows padded to whole vectors
   Scratch<Vec> geometry;  // gradient sums of the block's list, 10 each
@@ -147,14 +147,16 @@ static void render_forward_block(const Scene<T>& s, const RenderForward<T>& r, c
   const T* features = r.features + (r.feature_batch == 1 ? 0 : b) * s.num * r.channels;
   Packet<T>& p = w.packet;
   w.attach(m);
-  w.bounds.load(s, bins, b, list, m);
+  Stopwatch loading;
+  w.gaussians.load(s, bins, b, list, m);
+  loading.lap(w.counters.hit_cycles);
   Vec* image = w.by_ray.ensure(r.channels + 1);
   for (int i = 0; i < block_rays / lanes; ++i) {
-    if (!packet_rays(s, bins, block, i, p, w.bounds.corner)) continue;
+    if (!packet_rays(s, bins, block, i, p, w.gaussians.corner)) continue;
     load_rays(s, b, p);
     Stopwatch watch;
     p.n = 0;
-    if (p.any && m > 0) gather(s, bins, b, list, m, w.bounds, p);
+    if (p.any && m > 0) gather(s, bins, list, m, w.gaussians, p);
     watch.lap(w.counters.hit_cycles);
     Vec alpha = broadcast((T)0), depth = alpha;
     Vec3<Vec> normal{alpha, alpha, alpha};
@@ -250,14 +252,14 @@ struct Slots {
 
 template <class T>
 VOGE_INLINE void add_hit_gradients(const Scene<T>& s, const Packet<T>& p, const WeightMemory<T>& w,
-                                   const Record<T>* records, const Sym3<T>* symmetric, const int32_t* list,
+                                   const BlockGaussians<T>& gaussians, const Sym3<T>* symmetric, const int32_t* list,
                                    typename Simd<T>::Vec* sums, const Vec3<typename Simd<T>::Vec>* grad_normal,
                                    bool rays_wanted, Vec3<typename Simd<T>::Vec>& grad_direction,
                                    Vec3<typename Simd<T>::Vec>& grad_origin) {
   typedef typename Simd<T>::Vec Vec;
   const Vec zero = broadcast((T)0);
   for (int i = 0; i < p.n; ++i) {
-    const Record<T>& g = records[list[p.entry[i]]];
+    const Record<T>& g = gaussians[p.entry[i]].record;
     const auto hit = p.peak[i] > (T)0;
     const Hit<Vec> h{p.length[i], p.rate[i], p.exponent[i]};
     HitGradient<Vec> grad =
@@ -300,7 +302,9 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
   Packet<T>& p = w.packet;
   WeightMemory<T>& v = w.weigher.memory;
   w.attach(m);
-  w.bounds.load(s, bins, b, list, m);
+  Stopwatch loading;
+  w.gaussians.load(s, bins, b, list, m);
+  loading.lap(w.counters.hit_cycles);
   Vec* sums = w.geometry.ensure(10 * m + 1);
   memset(sums, 0, sizeof(Vec) * 10 * m);
   T* feature_sums = w.features.ensure(m * padded + 1);
@@ -308,11 +312,11 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
   Vec* by_ray = w.by_ray.ensure(C + 1);
   T* by_channel = w.by_channel.ensure(lanes * padded + 1);
   for (int i = 0; i < block_rays / lanes; ++i) {
-    if (!packet_rays(s, bins, block, i, p, w.bounds.corner)) continue;
+    if (!packet_rays(s, bins, block, i, p, w.gaussians.corner)) continue;
     load_rays(s, b, p);
     Stopwatch watch;
     p.n = 0;
-    if (p.any && m > 0) gather(s, bins, b, list, m, w.bounds, p);
+    if (p.any && m > 0) gather(s, bins, list, m, w.gaussians, p);
     watch.lap(w.counters.hit_cycles);
     const Vec zero = broadcast((T)0);
     Vec3<Vec> grad_direction{zero, zero, zero}, grad_origin = grad_direction;
@@ -376,8 +380,8 @@ static void render_backward_block(const Scene<T>& s, const RenderBackward<T>& r,
           *reinterpret_cast<Vec*>(row + c) = sum;
         }
       }
-      add_hit_gradients(s, p, v, records, symmetric, list, sums, r.grad_normals ? &grad_normal : nullptr, rays_wanted,
-                        grad_direction, grad_origin);
+      add_hit_gradients(s, p, v, w.gaussians, symmetric, list, sums, r.grad_normals ? &grad_normal : nullptr,
+                        rays_wanted, grad_direction, grad_origin);
     }
     if (rays_wanted) {
       // A unit direction d / |d| passes on the part of its gradient across it, over the length.

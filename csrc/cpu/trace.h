@@ -13,12 +13,12 @@ static void trace_block(const Scene<T>& s, const TraceOut<T>& out, const Bins<T>
   const int32_t* list = bins.list.data + begin;
   Packet<T>& p = w.packet;
   w.attach(m);
-  w.bounds.load(s, bins, b, list, m);
+  w.gaussians.load(s, bins, b, list, m);
   for (int i = 0; i < block_rays / lanes; ++i) {
-    if (!packet_rays(s, bins, block, i, p, w.bounds.corner)) continue;
+    if (!packet_rays(s, bins, block, i, p, w.gaussians.corner)) continue;
     load_rays(s, b, p);
     p.n = 0;
-    if (p.any && m > 0) gather(s, bins, b, list, m, w.bounds, p);
+    if (p.any && m > 0) gather(s, bins, list, m, w.gaussians, p);
     for (int j = 0; j < lanes; ++j) {
       if (p.ray[j] < 0) continue;
       const int64_t ray = b * s.rays + p.ray[j];
