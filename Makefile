@@ -14,7 +14,8 @@ NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 DECIDES := pyproject.toml setup.py requirements/test.txt $(NATIVE)
 WHEEL := build/wheel
 SECOND := .venv-torch
-RENDERER_TESTS := $(patsubst %,tests/test_%.py,checks cameras gaussians reference render fragments convert io install)
+RENDERER_TESTS := $(patsubst %,tests/test_%.py,checks cameras gaussians reference render fragments convert io io_arrays io_meshes io_ply \
+	install)
 
 .PHONY: demo test test-torch bench lint format docs clean
 .DELETE_ON_ERROR:

@@ -93,7 +93,8 @@ def prepared(p: dict[str, Any], num: int, max_hits: int | None) -> tuple[Callabl
     settings = {"max_hits": max_hits, "quadrature": p["quadrature"], "points": p["points"]}
     render = scenes.ours(scene, settings)
     _cpu.reset_counters(True)
-    lit = int((scenes.opacity(render, scene) > 0).sum())
+    with torch.no_grad():
+        lit = int((render(scene.means, torch.ones(num, 1)) > 0).sum())
     counts = _cpu.counters()
     both, picture = scenes.step(render, scene), scenes.forward(render, scene)
     both()
