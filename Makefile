@@ -38,6 +38,7 @@ format: $(VENV)/.test
 	$(BIN)/clang-format -i $(NATIVE)
 
 bench: $(VENV)/.test
+	$(PIP) install -q $(PINS) -r requirements/bench.txt || echo "No Mitsuba for this Python: the comparison leaves it out."
 	$(BIN)/python -m benchmarks.renderer
 	$(BIN)/python -m benchmarks.tables
 

@@ -36,7 +36,7 @@ CASES = cases.cases()
 
 def torchrun(ranks, *arguments):
     """Its exit status and what it wrote to stderr."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--monitor-interval", "1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
         [*command, "--nproc-per-node", str(ranks), WORKER, *map(str, arguments)],
         cwd=ROOT,

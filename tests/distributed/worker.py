@@ -104,6 +104,7 @@ def views_scene() -> tuple[dict[str, Tensor], voge.Cameras]:
 
 def train(folder: Path, name: str, last_step: int) -> None:
     """Fits shards to a picture; before step `last_step` the last rank kills itself: what is not saved is lost."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's may come before the others' error is written
     rank, ranks = dist.get_rank(), dist.get_world_size()
     size, channels = (40, 48), 3
     target = cases.scene(80, channels, torch.float32, density=False)
