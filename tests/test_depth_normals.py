@@ -62,17 +62,6 @@ def test_converge_to_the_definition(medium):
     assert max(errors["hermite 1"]) < 25
 
 
-def test_expected_depth_converges():
-    means, precisions, density, features = scene()
-    rays = camera().rays()
-    o = voge.render(voge.Gaussians(means, precisions, density), camera(), features, quadrature="segments", points=5)
-    for y, x in ((4, 9), (10, 13), (12, 5)):
-        t, T, rho, _ = dense(
-            *(v.numpy() for v in (means, precisions, density, rays.origins[0, 0], rays.directions[y, x])), world=False
-        )
-        assert abs(o.depth[y, x] - (T * rho * t).sum() / (T * rho).sum()) < 2e-2
-
-
 def test_normals_of_a_ball_point_outwards():
     """Of one opaque isotropic Gaussian, at its median depth."""
     g = voge.Gaussians(torch.zeros(1, 3), 4 * torch.eye(3)[None], torch.tensor([30.0]))
