@@ -20,12 +20,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import yaml
 from torch import Tensor
 
 import voge
 import voge.distributed
-from benchmarks import results, scenes
+from benchmarks import command, results, scenes
 
 PROTOCOL = "benchmarks/distributed.yaml"
 ONE, TWO = "one process, 1 thread", "one process, 2 threads"
@@ -107,50 +106,34 @@ def worker(protocol: dict[str, Any], file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.distributed", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a small rehearsal, written to build/benchmarks")
-    parser.add_argument("--out", type=Path, help="folder of the results files")
+    parser = command.parser("distributed", __doc__)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    p = yaml.safe_load((results.ROOT / PROTOCOL).read_text(encoding="utf-8"))
-    if arguments.quick:
+    options = parser.parse_args()
+    p = command.protocol(PROTOCOL)
+    if options.quick:
         p |= {"gaussians": 2000, "image_size": [64, 64], "repeats": 2}
-    if arguments.worker:
-        worker(p, arguments.worker)
+    if options.worker:
+        worker(p, options.worker)
         return
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"The machine is busy (load {load:.1f}): times will be too long.")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "measured.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(p["ranks"])]
-        command += ["-m", "benchmarks.distributed", "--worker", str(file), *(["--quick"] if arguments.quick else [])]
-        subprocess.run(command, check=True, cwd=results.ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(p["ranks"])]
+        line += ["-m", "benchmarks.distributed", "--worker", str(file), *(["--quick"] if options.quick else [])]
+        subprocess.run(line, check=True, cwd=results.ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
         measured = json.loads(file.read_text())
     settings = {key: p[key] for key in ("scene", "gaussians", "image_size", "ranks", "ours", "repeats")}
-    settings |= {key: measured[key] for key in ("received_by_rank_0", "gradient_error")} | {"load": round(load, 2)}
+    settings |= {key: measured[key] for key in ("received_by_rank_0", "gradient_error")}
     for name, metric, runs, seconds in (
         ("distributed", "forward + backward, ms", measured["times"], measured["seconds"]),
         ("distributed-exchange", "exchanged in a step by all ranks, MB", measured["exchange"], {}),
     ):
-        result = {
-            "name": name,
-            "metric": metric,
-            "higher_is_better": False,
-            "seeds": p["seeds"],
-            "runs": runs,
-            "baselines": [],
-            "protocol": PROTOCOL,
-            "seconds": seconds,
-            "settings": settings,
-            "versions": results.versions("voge", "torch"),
-            "machine": results.machine(),
-            "data": "rendered",
-        }
-        folder = arguments.out or (results.ROOT / "build" / "benchmarks" if arguments.quick else results.RESULTS)
-        print(f"{results.write(result, folder)}  {metric}")
-        for arm, values in runs.items():
-            print(f"    {arm:30s}" + " ".join(f"{value:10.4g}" for value in values))
+        result = results.make(
+            name, metric, runs, protocol=PROTOCOL, settings=settings, seeds=p["seeds"], seconds=seconds
+        )
+        results.show(result, command.folder(options))
 
 
 if __name__ == "__main__":

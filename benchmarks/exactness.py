@@ -7,22 +7,19 @@ writes the table. The times want a machine that does nothing else, for about fiv
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 import voge
-from benchmarks import plots, results, timing
-from voge import _cpu, reference
+from benchmarks import command, plots, results, timing
+from voge import reference
 
 PROTOCOL = "benchmarks/exactness.yaml"
 PARTS = ("error", "time", "plot")
@@ -197,20 +194,13 @@ def quick(p: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.exactness", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a small rehearsal, written to build/benchmarks")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--out", type=Path, help="folder of the results files")
-    arguments = parser.parse_args()
-    folder = arguments.out or (results.ROOT / "build" / "benchmarks" if arguments.quick else results.RESULTS)
-    p = yaml.safe_load((results.ROOT / PROTOCOL).read_text(encoding="utf-8"))
-    p = quick(p) if arguments.quick else p
+    options = command.parser("exactness", __doc__, PARTS).parse_args()
+    folder, p = command.folder(options), command.protocol(PROTOCOL)
+    p = quick(p) if options.quick else p
     for part, measure in (("error", errors), ("time", times)):
-        for result in (measure(p, name) for name in p["scenes"]) if part in arguments.only else ():
-            print(results.write(result, folder))
-            for arm, values in result["runs"].items():
-                print(f"    {arm:12s}" + " ".join(f"{value:10.3g}" for value in values))
-    if "plot" in arguments.only:
+        for name in p["scenes"] if part in options.only else ():
+            results.show(measure(p, name), folder)
+    if "plot" in options.only:
         images = plots.IMAGES if folder == results.RESULTS else folder
         plot(p, folder, images / "exactness.png")
 
@@ -225,23 +215,17 @@ def _result(
     scene: str,
     **settings: Any,
 ) -> Result:
-    common = {key: p[key] for key in ("rays", "image_size", "focal", "threshold", "max_hits", "repeats", "budget")}
-    return {
-        "name": name,
-        "metric": metric,
-        "higher_is_better": False,
-        "seeds": seeds,
-        "runs": runs,
-        "baselines": [arm for arm in BASELINES if arm in runs],
-        "protocol": PROTOCOL,
-        "seconds": seconds,
-        "settings": common
-        | {"ours": p["ours"], "scene": p["scenes"][scene], "isa": _cpu.isa(), "load": round(os.getloadavg()[0], 2)}
-        | settings,
-        "versions": results.versions("voge", "torch", "numpy"),
-        "machine": results.machine(),
-        "data": "rendered",
+    common = {
+        key: p[key] for key in ("rays", "image_size", "focal", "threshold", "max_hits", "repeats", "budget", "ours")
     }
+    return results.make(
+        *(name, metric, runs),
+        protocol=PROTOCOL,
+        settings=common | {"scene": p["scenes"][scene]} | settings,
+        seeds=seeds,
+        baselines=BASELINES,
+        seconds=seconds,
+    )
 
 
 if __name__ == "__main__":

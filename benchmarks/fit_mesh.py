@@ -7,7 +7,6 @@ and the files that the protocol names. About ten minutes.
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import statistics
@@ -19,12 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 import trimesh
-import yaml
 from torch import Tensor
 
 import voge
-from benchmarks import plots, results
-from voge import _cpu, convert
+from benchmarks import command, plots, results
+from voge import convert
 from voge.convert.rasters import raster
 from voge.convert.surfaces import GREY
 from voge.io.objects import Mesh, as_mesh
@@ -33,6 +31,7 @@ PROTOCOL = "benchmarks/fit_mesh.yaml"
 PARTS = ("shape", "pose", "picture")
 REFINED = "ours-refined"
 SEGMENTS = {"quadrature": "segments"}
+LIBRARIES = ("numpy", "trimesh", "fast-simplification")
 BASELINES = ["vertices", "vertices-hermite", "points", "surface"]
 
 
@@ -167,10 +166,17 @@ def measure_shape(p: dict[str, Any], out: Path) -> None:
             }
             settings = {"shape": s, "meshes": each, "vertices": vertices[str(num)], "number": num}
             names = f"fit-mesh-{metric}-{num}"
-            result = _result(
-                names, unit, metric == "iou", s["seeds"], runs, {"ours": seconds[num, "ours"]}, p, settings
+            result = results.make(
+                *(names, unit, runs),
+                protocol=PROTOCOL,
+                settings=settings | {"threads": p["threads"]},
+                seeds=s["seeds"],
+                baselines=BASELINES,
+                seconds={"ours": seconds[num, "ours"]},
+                higher_is_better=metric == "iou",
+                libraries=LIBRARIES,
             )
-            print(results.write(result | {"baselines": BASELINES}, out))
+            print(results.write(result, out))
 
 
 def painted(mesh: Mesh, faces: Tensor) -> Tensor:
@@ -276,8 +282,17 @@ def measure_pose(p: dict[str, Any], out: Path) -> None:
     baselines = [arm for arm in errors if not arm.startswith("ours")]
     settings = {"pose": s, "gaussians": dict(numbers), "degrees": dict(errors)}
     for metric, (unit, higher, runs) in metrics.items():
-        result = _result(f"fit-mesh-pose-{metric}", unit, higher, s["seeds"], runs, spent_all, p, settings)
-        print(results.write(result | {"baselines": baselines}, out))
+        result = results.make(
+            *(f"fit-mesh-pose-{metric}", unit, runs),
+            protocol=PROTOCOL,
+            settings=settings | {"threads": p["threads"]},
+            seeds=s["seeds"],
+            baselines=baselines,
+            seconds=spent_all,
+            higher_is_better=higher,
+            libraries=LIBRARIES,
+        )
+        print(results.write(result, out))
 
 
 def draw(p: dict[str, Any], path: Path, folder: Path) -> None:
@@ -332,46 +347,16 @@ def draw(p: dict[str, Any], path: Path, folder: Path) -> None:
     plots.pyplot.close(figure)
 
 
-def _result(
-    name: str,
-    metric: str,
-    higher: bool,
-    seeds: list[int],
-    runs: dict[str, list[float]],
-    seconds: dict[str, list[float]],
-    p: dict[str, Any],
-    settings: dict[str, Any],
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "metric": metric,
-        "higher_is_better": higher,
-        "seeds": seeds,
-        "runs": runs,
-        "baselines": [],
-        "protocol": PROTOCOL,
-        "seconds": seconds,
-        "settings": settings | {"threads": p["threads"], "isa": _cpu.isa()},
-        "versions": results.versions("voge", "torch", "numpy", "trimesh", "fast-simplification"),
-        "machine": results.machine(),
-        "data": "rendered",
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fit_mesh", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results files")
-    arguments = parser.parse_args()
-    p = yaml.safe_load((results.ROOT / PROTOCOL).read_text(encoding="utf-8"))
+    options = command.parser("fit_mesh", __doc__, PARTS, quick=False).parse_args()
+    folder, p = command.folder(options), command.protocol(PROTOCOL)
     torch.set_num_threads(p["threads"])
-    if "shape" in arguments.only:
-        measure_shape(p, arguments.out)
-    if "pose" in arguments.only:
-        measure_pose(p, arguments.out)
-    if "picture" in arguments.only:
-        images = plots.IMAGES if arguments.out == results.RESULTS else arguments.out
-        draw(p, images / "fit_mesh.png", arguments.out)
+    if "shape" in options.only:
+        measure_shape(p, folder)
+    if "pose" in options.only:
+        measure_pose(p, folder)
+    if "picture" in options.only:
+        draw(p, (plots.IMAGES if folder == results.RESULTS else folder) / "fit_mesh.png", folder)
 
 
 if __name__ == "__main__":

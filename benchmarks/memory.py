@@ -15,13 +15,14 @@ import yaml
 
 from benchmarks import results, scenes
 
+METRIC = "peak memory of forward + backward above the process before it, MB"
 CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def megabytes(num: int, size: tuple[int, int]) -> float:
     """Of a sphere of `num` Gaussians in an image of `size`, measured in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.memory", str(num), *map(str, size)]
-    done = subprocess.run(command, cwd=results.ROOT, check=True, capture_output=True, text=True)
+    line = [sys.executable, "-m", "benchmarks.memory", str(num), *map(str, size)]
+    done = subprocess.run(line, cwd=results.ROOT, check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 

@@ -1,12 +1,11 @@
 """How often voge.fit.pose finds a pose, by how much of it is known: python -m benchmarks.pose_starts [--quick].
 
-Textured meshes, drawn by a rasteriser of our own over photographs, in another light and with noise. The protocol is
+Textured meshes, rasterised over photographs, in another light and with noise. The protocol is
 pose_starts.yaml. Another quadrature than the default becomes an arm of the same results files.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from pathlib import Path
@@ -15,20 +14,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import trimesh
-import yaml
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 import voge
-from benchmarks import results
+from benchmarks import command, results
 from examples.demo.fetch import Package, fetch
 from voge import convert, io, pictures
+from voge.convert.rasters import raster
 from voge.fit import PoseResult, pose
 from voge.fit.pyramid import resize
 from voge.fit.rigid import exp_so3, rotation_angle
 from voge.gaussians import quaternions_to_matrices
 
-PROTOCOL = Path(__file__).with_suffix(".yaml")
+PROTOCOL = "benchmarks/pose_starts.yaml"
 MESHES = Package(
     "gradio==6.31.0", "PyPI", 31, "Apache-2.0", "textured and coloured meshes", "gradio/media_assets/models3d/Fox.gltf"
 )
@@ -46,16 +45,13 @@ class Case(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pose_starts", description=__doc__.splitlines()[0])
+    parser = command.parser("pose_starts", __doc__)
     parser.add_argument("--quadrature", choices=("hermite", "segments"), default="hermite")
     parser.add_argument("--points", type=int, default=1, help="of the quadrature (1)")
     parser.add_argument("--starts", nargs="+", help="some of the protocol's starts only")
-    parser.add_argument("--quick", action="store_true", help="one seed, to build/benchmarks: a rehearsal")
     args = parser.parse_args()
-    protocol = yaml.safe_load(PROTOCOL.read_text(encoding="utf-8"))
-    seeds, folder = protocol["seeds"], results.RESULTS
-    if args.quick:
-        seeds, folder = seeds[:1], results.ROOT / "build" / "benchmarks"
+    folder, protocol = command.folder(args), command.protocol(PROTOCOL)
+    seeds = protocol["seeds"][:1] if args.quick else protocol["seeds"]
     torch.set_num_threads(protocol["threads"])
     arm = "ours" if (args.quadrature, args.points) == ("hermite", 1) else f"{args.quadrature}-{args.points}"
     meshes, grounds = objects(protocol), photographs(protocol)
@@ -94,20 +90,15 @@ def record(
     for what, value in values.items():
         name = f"pose-starts-{start}-{what}"
         other = results.read(name, folder) if arm != "ours" else {"runs": {}, "seconds": {}}
-        result = {
-            "name": name,
-            "metric": METRICS[what],
-            "higher_is_better": what == "found",
-            "seeds": seeds,
-            "runs": other["runs"] | {arm: value.tolist()},
-            "baselines": [],
-            "protocol": str(PROTOCOL.relative_to(results.ROOT)),
-            "seconds": other["seconds"] | {arm: rows[..., 2].sum(1).tolist()},
-            "settings": protocol,
-            "versions": results.versions("voge", "torch", "numpy"),
-            "machine": results.machine(),
-            "data": f"real: photographs of {PHOTOGRAPHS.name}, meshes of {MESHES.name} rasterised over them",
-        }
+        result = results.make(
+            *(name, METRICS[what], other["runs"] | {arm: value.tolist()}),
+            protocol=PROTOCOL,
+            settings=protocol,
+            seeds=seeds,
+            seconds=other["seconds"] | {arm: rows[..., 2].sum(1).tolist()},
+            higher_is_better=what == "found",
+            data=f"real: photographs of {PHOTOGRAPHS.name}, meshes of {MESHES.name} rasterised over them",
+        )
         print(f"{results.write(result, folder).name}: {arm} {np.mean(value):.3g}", flush=True)
 
 
@@ -184,29 +175,16 @@ def picture(mesh: io.Mesh, grounds: list[Tensor], settings: dict[str, Any], rng:
 
 
 def rasterise(mesh: io.Mesh, camera: voge.Cameras) -> tuple[Tensor, Tensor]:
-    """The mesh's colour (H, W, 3) and where it is seen (H, W), by a depth buffer: no Gaussians."""
-    pixels, depth = (x.double().numpy() for x in camera.project(mesh.vertices))
-    height, width = camera.image_size
-    nearest, face = np.full((height, width), np.inf), np.full((height, width), -1)
-    weights = np.zeros((height, width, 3))
-    for number, corners in enumerate(mesh.faces.numpy()):
-        a, b, c = pixels[corners]
-        area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
-        low = np.maximum(np.floor(np.minimum(np.minimum(a, b), c)).astype(int), 0)
-        high = np.minimum(np.ceil(np.maximum(np.maximum(a, b), c)).astype(int), (width, height))
-        if abs(area) < 1e-12 or (low >= high).any():
-            continue
-        x, y = np.arange(low[0], high[0]) + 0.5, np.arange(low[1], high[1])[:, None] + 0.5
-        v = ((x - a[0]) * (c[1] - a[1]) - (y - a[1]) * (c[0] - a[0])) / area
-        w = ((b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])) / area
-        share = np.stack([1 - v - w, v, w], -1) / depth[corners]  # linear in the picture; their sum is 1 / depth
-        z = 1 / share.sum(-1)
-        part = slice(low[1], high[1]), slice(low[0], high[0])
-        seen = (share >= 0).all(-1) & (z < nearest[part])
-        nearest[part][seen], face[part][seen], weights[part][seen] = z[seen], number, (share * z[..., None])[seen]
-    alpha = torch.from_numpy(face >= 0)
-    faces, places = torch.from_numpy(face)[alpha], torch.from_numpy(weights)[alpha].to(mesh.vertices)
-    colour = torch.zeros(height, width, 3).to(mesh.vertices)
+    """The mesh's colour (H, W, 3) and where it is seen (H, W): no Gaussians."""
+    vertices = mesh.vertices.double() @ camera.R.double().mT + camera.t.double()
+    eye = torch.eye(3, dtype=torch.float64)[None]
+    view = voge.Cameras(eye, torch.zeros(1, 3, dtype=torch.float64), camera.K.double()[None], camera.image_size)
+    faces = raster(vertices, mesh.faces, view)[1][0]
+    alpha = faces >= 0
+    faces, directions = faces[alpha], view.rays().directions[0][alpha]
+    shares = torch.linalg.solve(vertices[mesh.faces[faces]].mT, directions)  # of the corners, times 1 / depth
+    places = (shares / shares.sum(-1, keepdim=True)).to(mesh.vertices)
+    colour = torch.zeros(*alpha.shape, 3).to(mesh.vertices)
     points = convert.Surface(faces, places, torch.zeros_like(places), faces, places, torch.arange(len(faces)))
     colour[alpha] = convert.surface_colors(mesh, points)
     return colour, alpha

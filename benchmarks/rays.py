@@ -6,21 +6,18 @@ takes to build, to fit to moved Gaussians, and to do without. --quick is a small
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import time
 from collections.abc import Iterable
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 import voge
-from benchmarks import results
+from benchmarks import command, results
 from voge import _cpu
 
 PROTOCOL = "benchmarks/rays.yaml"
@@ -99,7 +96,11 @@ def costs(p: dict[str, Any], kind: str, clouds: dict[int, voge.Gaussians]) -> Re
                 with tree(NEVER):
                     runs.setdefault(f"brute-{name}", []).append(nanoseconds(gaussians, some, features, max_hits))
     ours = f"{p['max_hits'][1]}-hits-{p['gaussians'][-1]}"
-    return _result(p, f"rays-{kind}", "forward, ns a ray", {"ours": runs[ours]} | runs, hits=hits)
+    baselines = [arm for arm in runs if arm.startswith("brute")]
+    settings, runs = p | {"hits": hits}, {"ours": runs[ours]} | runs
+    return results.make(
+        f"rays-{kind}", "forward, ns a ray", runs, protocol=PROTOCOL, settings=settings, baselines=baselines
+    )
 
 
 def trees(p: dict[str, Any], clouds: dict[int, voge.Gaussians]) -> Result:
@@ -120,7 +121,8 @@ def trees(p: dict[str, Any], clouds: dict[int, voge.Gaussians]) -> Result:
                     value = nanoseconds(gaussians, some, features, 1)
                 runs.setdefault(f"{what}-{num}", []).append(1e-6 * 1024 * value)
     ours = f"fit-{p['gaussians'][-1]}"
-    return _result(p, "rays-trees", "forward, 1024 rays, first hit, ms", {"ours": runs[ours]} | runs)
+    metric = "forward, 1024 rays, first hit, ms"
+    return results.make("rays-trees", metric, {"ours": runs[ours]} | runs, protocol=PROTOCOL, settings=p)
 
 
 def everything(p: dict[str, Any]) -> Iterable[Result]:
@@ -131,36 +133,13 @@ def everything(p: dict[str, Any]) -> Iterable[Result]:
     yield trees(p, clouds)
 
 
-def _result(p: dict[str, Any], name: str, metric: str, runs: dict[str, list[float]], **settings: Any) -> Result:
-    return {
-        "name": name,
-        "metric": metric,
-        "higher_is_better": False,
-        "seeds": list(range(p["rounds"])),
-        "runs": runs,
-        "baselines": [arm for arm in runs if arm.startswith("brute")],
-        "protocol": PROTOCOL,
-        "seconds": {},
-        "settings": p | {"isa": _cpu.isa(), "load": round(os.getloadavg()[0], 2)} | settings,
-        "versions": results.versions("voge", "torch"),
-        "machine": results.machine(),
-        "data": "rendered",
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rays", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a small rehearsal, written to build/benchmarks")
-    parser.add_argument("--out", type=Path, help="folder of the results files")
-    arguments = parser.parse_args()
-    folder = arguments.out or (results.ROOT / "build" / "benchmarks" if arguments.quick else results.RESULTS)
-    protocol = yaml.safe_load((results.ROOT / PROTOCOL).read_text(encoding="utf-8"))
-    if arguments.quick:
+    options = command.parser("rays", __doc__).parse_args()
+    protocol = command.protocol(PROTOCOL)
+    if options.quick:
         protocol |= {"gaussians": [100, 1000], "rays": 1024, "brute_rays": 256, "rounds": 1}
     for result in everything(protocol):
-        print(f"{results.write(result, folder)}  {result['metric']}")
-        for name, values in result["runs"].items():
-            print(f"    {name:24s}" + " ".join(f"{value:10.4g}" for value in values))
+        results.show(result, command.folder(options))
 
 
 if __name__ == "__main__":

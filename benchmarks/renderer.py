@@ -6,17 +6,14 @@ Wants a machine that does nothing else, for about nine minutes. --quick is a sma
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from benchmarks import memory, peers, plots, results, scenes, timing
+from benchmarks import command, memory, peers, plots, results, scenes, timing
 from voge import _cpu
 
 PROTOCOL = "benchmarks/renderer.yaml"
@@ -184,8 +181,7 @@ def footprint(p: dict[str, Any]) -> Iterable[Result]:
         start = time.perf_counter()
         runs.append(memory.megabytes(p["memory"]["gaussians"], tuple(p["memory"]["image_size"])))
         seconds.append(time.perf_counter() - start)
-    metric = "peak memory of forward + backward above the process before it, MB"
-    yield _result("renderer-memory", p, metric, {"ours": runs}, [], {"ours": seconds}, memory=p["memory"])
+    yield _result("renderer-memory", p, memory.METRIC, {"ours": runs}, [], {"ours": seconds}, memory=p["memory"])
 
 
 PARTS: dict[str, Callable[[dict[str, Any]], Iterable[Result]]] = {
@@ -215,22 +211,15 @@ def quick(p: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.renderer", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a small rehearsal, written to build/benchmarks")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="NAME", help=", ".join(PARTS))
-    parser.add_argument("--out", type=Path, help="folder of the results files")
-    arguments = parser.parse_args()
-    folder = arguments.out or (results.ROOT / "build" / "benchmarks" if arguments.quick else results.RESULTS)
-    protocol = yaml.safe_load((results.ROOT / PROTOCOL).read_text(encoding="utf-8"))
-    if arguments.quick:
+    options = command.parser("renderer", __doc__, PARTS).parse_args()
+    folder, protocol = command.folder(options), command.protocol(PROTOCOL)
+    if options.quick:
         protocol = quick(protocol)
     if (load := os.getloadavg()[0]) > 0.5:
         print(f"The machine is busy (load {load:.1f}): times will be too long.")
-    for part in arguments.only:
+    for part in options.only:
         for result in PARTS[part](protocol):
-            print(f"{results.write(result, folder)}  {result['metric']}")
-            for arm, values in result["runs"].items():
-                print(f"    {arm:16s}" + " ".join(f"{value:10.4g}" for value in values))
+            results.show(result, folder)
             if draw := plots.PLOTS.get(result["name"]):
                 draw(result, (plots.IMAGES if folder == results.RESULTS else folder) / f"{result['name']}.png")
 
@@ -267,22 +256,16 @@ def _result(
     higher_is_better: bool = False,
     **settings: Any,
 ) -> Result:
-    others = ("mitsuba", "drjit") if "mitsuba" in baselines else ()
     common = {key: p[key] for key in ("scene", "ours", "threads", "repeats", "budget")}
-    return {
-        "name": name,
-        "metric": metric,
-        "higher_is_better": higher_is_better,
-        "seeds": list(range(len(runs["ours"]))),
-        "runs": runs,
-        "baselines": baselines,
-        "protocol": PROTOCOL,
-        "seconds": seconds,
-        "settings": common | {"isa": _cpu.isa(), "load": round(os.getloadavg()[0], 2)} | settings,
-        "versions": results.versions("voge", "torch", "easypytorch3d", "numpy", *others),
-        "machine": results.machine(),
-        "data": "rendered",
-    }
+    return results.make(
+        *(name, metric, runs),
+        protocol=PROTOCOL,
+        settings=common | settings,
+        baselines=baselines,
+        seconds=seconds,
+        higher_is_better=higher_is_better,
+        libraries=("easypytorch3d", "numpy", *(("mitsuba", "drjit") if "mitsuba" in baselines else ())),
+    )
 
 
 if __name__ == "__main__":

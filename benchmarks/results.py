@@ -7,10 +7,12 @@ import math
 import os
 import platform
 import re
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from voge import _cpu
 from voge.io import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +64,45 @@ def check(result: dict[str, Any]) -> None:
     )
     expect((ROOT / result["protocol"]).is_file(), "protocol", "the path of a file in the checkout")
     expect(re.fullmatch(r"rendered|real: \S.*", result["data"]) is not None, "data", '"rendered" or "real: NAME"')
+
+
+def make(
+    name: str,
+    metric: str,
+    runs: dict[str, list[float]],
+    *,
+    protocol: str,
+    settings: dict[str, Any],
+    seeds: list[int] | None = None,  # None: rounds, counted
+    baselines: Collection[str] = (),
+    seconds: dict[str, list[float]] | None = None,
+    higher_is_better: bool = False,
+    libraries: Collection[str] = ("numpy",),  # beside voge and torch
+    data: str = "rendered",
+) -> dict[str, Any]:
+    """A result by FIELDS, with the machine, its load and instruction set, and the versions as they are now."""
+    return {
+        "name": name,
+        "metric": metric,
+        "higher_is_better": higher_is_better,
+        "seeds": list(range(len(runs["ours"]))) if seeds is None else seeds,
+        "runs": runs,
+        "baselines": [arm for arm in baselines if arm in runs],
+        "protocol": protocol,
+        "seconds": seconds or {},
+        "settings": settings | {"isa": _cpu.isa(), "load": round(os.getloadavg()[0], 2)},
+        "versions": versions("voge", "torch", *libraries),
+        "machine": machine(),
+        "data": data,
+    }
+
+
+def show(result: dict[str, Any], folder: str | os.PathLike) -> None:
+    """Writes `result`, and prints it: a line an arm."""
+    print(f"{write(result, folder)}  {result['metric']}")
+    width = max(map(len, result["runs"]))
+    for arm, values in result["runs"].items():
+        print(f"    {arm:{width}s}" + " ".join(f"{value:10.4g}" for value in values), flush=True)
 
 
 def write(result: dict[str, Any], folder: str | os.PathLike = RESULTS) -> Path:

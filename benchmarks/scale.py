@@ -6,18 +6,14 @@ stages. --quick is a small rehearsal, kept out of the results.
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from benchmarks import memory, results, scenes
+from benchmarks import command, memory, results, scenes
 from voge import _cpu
 
 PROTOCOL = "benchmarks/scale.yaml"
@@ -46,9 +42,8 @@ def rays(p: dict[str, Any]) -> Iterable[Result]:
         for max_hits, name in first.items()
     }
     print(f"    growth of a ray's cost from {p['gaussians'][0]} to {p['gaussians'][-1]} Gaussians: {growth}")
-    yield _result(
-        "scale", p, "forward + backward, ns a ray that meets something", {"ours": runs[standard]} | runs, hits=hits
-    )
+    metric = "forward + backward, ns a ray that meets something"
+    yield results.make("scale", metric, {"ours": runs[standard]} | runs, protocol=PROTOCOL, settings=p | {"hits": hits})
 
 
 def stages(p: dict[str, Any]) -> Iterable[Result]:
@@ -68,15 +63,14 @@ def stages(p: dict[str, Any]) -> Iterable[Result]:
         row |= {f"backward-{k}": (both - picture) * v / sum(back.values()) for k, v in back.items()}
         for name, value in row.items():
             runs.setdefault(name, []).append(value)
-    yield _result("scale-stages", p | {"threads": 1}, "forward + backward, ms", runs)
+    metric = "forward + backward, ms"
+    yield results.make("scale-stages", metric, runs, protocol=PROTOCOL, settings=p | {"threads": 1})
 
 
 def footprint(p: dict[str, Any]) -> Iterable[Result]:
     """Peak memory at the most Gaussians, with renderer.yaml's settings (20 hits)."""
     runs = [memory.megabytes(p["gaussians"][-1], tuple(p["image_size"])) for _ in range(p["rounds"])]
-    yield _result(
-        "scale-memory", p, "peak memory of forward + backward above the process before it, MB", {"ours": runs}
-    )
+    yield results.make("scale-memory", memory.METRIC, {"ours": runs}, protocol=PROTOCOL, settings=p)
 
 
 PARTS: dict[str, Callable[[dict[str, Any]], Iterable[Result]]] = {"rays": rays, "stages": stages, "memory": footprint}
@@ -88,8 +82,7 @@ def arm(max_hits: int | None, num: int) -> str:
 
 def prepared(p: dict[str, Any], num: int, max_hits: int | None) -> tuple[Callable[..., None], dict[str, float], int]:
     """The call, hits and overlapping pairs of a ray that meets something, and how many rays do."""
-    protocol = yaml.safe_load((results.ROOT / "benchmarks" / "renderer.yaml").read_text(encoding="utf-8"))
-    scene = scenes.sphere(protocol["scene"], num, tuple(p["image_size"]))
+    scene = scenes.sphere(command.protocol("benchmarks/renderer.yaml")["scene"], num, tuple(p["image_size"]))
     settings = {"max_hits": max_hits, "quadrature": p["quadrature"], "points": p["points"]}
     render = scenes.ours(scene, settings)
     _cpu.reset_counters(True)
@@ -112,38 +105,14 @@ def seconds(call: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def _result(name: str, p: dict[str, Any], metric: str, runs: dict[str, list[float]], **settings: Any) -> Result:
-    return {
-        "name": name,
-        "metric": metric,
-        "higher_is_better": False,
-        "seeds": list(range(p["rounds"])),
-        "runs": runs,
-        "baselines": [],
-        "protocol": PROTOCOL,
-        "seconds": {},
-        "settings": p | {"isa": _cpu.isa(), "load": round(os.getloadavg()[0], 2)} | settings,
-        "versions": results.versions("voge", "torch"),
-        "machine": results.machine(),
-        "data": "rendered",
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a small rehearsal, written to build/benchmarks")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="NAME", help=", ".join(PARTS))
-    parser.add_argument("--out", type=Path, help="folder of the results files")
-    arguments = parser.parse_args()
-    folder = arguments.out or (results.ROOT / "build" / "benchmarks" if arguments.quick else results.RESULTS)
-    protocol = yaml.safe_load((results.ROOT / PROTOCOL).read_text(encoding="utf-8"))
-    if arguments.quick:
+    options = command.parser("scale", __doc__, PARTS).parse_args()
+    protocol = command.protocol(PROTOCOL)
+    if options.quick:
         protocol |= {"gaussians": [100, 1000], "image_size": [54, 96], "rounds": 1}
-    for part in arguments.only:
+    for part in options.only:
         for result in PARTS[part](protocol):
-            print(f"{results.write(result, folder)}  {result['metric']}")
-            for name, values in result["runs"].items():
-                print(f"    {name:20s}" + " ".join(f"{value:10.4g}" for value in values))
+            results.show(result, command.folder(options))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ file is there), and the picture docs/img/splats.png. About three minutes.
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import time
@@ -16,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 import voge
-from benchmarks import plots, results
-from voge import _cpu, harmonics
+from benchmarks import command, plots, results
+from voge import harmonics
 
 PROTOCOL = "benchmarks/splatting.yaml"
 PARTS = ("scene", "capture", "picture")
@@ -355,20 +353,14 @@ def draw(p: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.splatting", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results files")
-    arguments = parser.parse_args()
-    p = yaml.safe_load((results.ROOT / PROTOCOL).read_text(encoding="utf-8"))
+    options = command.parser("splatting", __doc__, PARTS, quick=False).parse_args()
+    folder, p = command.folder(options), command.protocol(PROTOCOL)
     torch.set_num_threads(p["threads"])
     for part, measure in (("scene", measure_scene), ("capture", measure_capture)):
-        for result in measure(p) if part in arguments.only else ():
-            print(results.write(result, arguments.out))
-            for arm, values in result["runs"].items():
-                print(f"    {arm:12s}" + " ".join(f"{value:8.2f}" for value in values))
-    if "picture" in arguments.only:
-        images = plots.IMAGES if arguments.out == results.RESULTS else arguments.out
-        draw(p, images / "splats.png")
+        for result in measure(p) if part in options.only else ():
+            results.show(result, folder)
+    if "picture" in options.only:
+        draw(p, (plots.IMAGES if folder == results.RESULTS else folder) / "splats.png")
 
 
 def _result(
@@ -380,20 +372,16 @@ def _result(
     part: str,
     data: str,
 ) -> dict[str, Any]:
-    return {
-        "name": name,
-        "metric": metric,
-        "higher_is_better": True,
-        "seeds": p[part]["seeds"],
-        "runs": runs,
-        "baselines": ["compositing", "splatting"],
-        "protocol": PROTOCOL,
-        "seconds": seconds,
-        "settings": {key: p[key] for key in (part, "threshold", "threads")} | {"isa": _cpu.isa()},
-        "versions": results.versions("voge", "torch", "numpy"),
-        "machine": results.machine(),
-        "data": data,
-    }
+    return results.make(
+        *(name, metric, runs),
+        protocol=PROTOCOL,
+        settings={key: p[key] for key in (part, "threshold", "threads")},
+        seeds=p[part]["seeds"],
+        baselines=("compositing", "splatting"),
+        seconds=seconds,
+        higher_is_better=True,
+        data=data,
+    )
 
 
 if __name__ == "__main__":

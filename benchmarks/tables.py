@@ -182,15 +182,16 @@ def memory(read: Callable[[str], dict[str, Any]]) -> str:
 
 
 def demo(read: Callable[[str], dict[str, Any]]) -> str:
-    """The demo's poses: how wrong the starts were, how wrong the results are, and how well the truth is known."""
+    """The demo's poses: how wrong the starts were, how many were found, how wrong they are, how well it is known."""
     rows = []
     for part, label in DEMO.items():
-        degrees, percent = (read(f"demo-{part}-{unit}") for unit in ("degrees", "percent"))
-        row = [label, str(len(degrees["settings"]["photographs"])), f"{_number(_median(degrees, 'start'))}°"]
+        degrees, percent, found = (read(f"demo-{part}-{metric}") for metric in ("degrees", "percent", "found"))
+        count = len(degrees["settings"]["photographs"]) * len(degrees["seeds"])
+        row = [label, f"{_number(_median(degrees, 'start'))}°", f"{sum(found['runs']['ours']):.0f} of {count}"]
         for arm in ("ours", "uncertainty of the truth"):
             row.append(f"{_number(_median(degrees, arm))}°, {_number(_median(percent, arm))} %")
         rows.append(row)
-    return _table(["Pictures", "Number", "Start wrong by", "Result wrong by", "The truth is known to"], rows)
+    return _table(["Pictures", "Start wrong by", "Found", "Result wrong by", "The truth is known to"], rows)
 
 
 def exactness(read: Callable[[str], dict[str, Any]]) -> str:

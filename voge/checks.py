@@ -6,6 +6,7 @@ it), and are left out while torch.compile traces.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,6 +95,16 @@ def integer(name: str, value: Any, low: int, high: int | None) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: expected {wanted}, got {value!r}")
     if value < low or (high is not None and value > high):
+        raise ValueError(f"{name}: expected {wanted}, got {value}")
+
+
+def number(name: str, value: Any, low: float, high: float) -> None:
+    """TypeError or ValueError unless `value` is a number above `low` and at most `high`, or finite where that is
+    infinite."""
+    wanted = f"a finite number above {low:g}" if high == math.inf else f"a number above {low:g}, at most {high:g}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected {wanted}, got {value!r}")
+    if not low < value <= high or value == math.inf:
         raise ValueError(f"{name}: expected {wanted}, got {value}")
 
 

@@ -7,6 +7,7 @@
 #include "cpu/args.h"
 #include "cpu/clock.h"
 #include "cpu/pool.h"
+#include "cpu/radix.h"
 #include "cpu/simd.h"
 // after simd.h, whose functions the templates must see
 #include "core/hit.h"
@@ -166,25 +167,17 @@ static void project(const Scene<T>& s, Bins<T>& bins, const Factor& f, int64_t b
   out.ty0 = clamp_tile(ceil(out.y0 - .5), tiles_y), out.ty1 = clamp_tile(floor(out.y1 - .5) + tile_side, tiles_y);
 }
 
-// Indices by ascending distance: radix sort of the floats' bits (distances are not negative), three digits of eleven
-// bits.
+// Indices by ascending distance; the bits of floats that are not negative stand in the order of the floats. `keys`: of
+// 2 num.
 template <class T>
-static void sort_by_distance(const Projected<T>* p, int64_t num, int32_t* order, uint64_t* a) {
-  uint64_t* b = a + num;
+static void sort_by_distance(const Projected<T>* p, int64_t num, int32_t* order, uint64_t* keys) {
   for (int64_t k = 0; k < num; ++k) {
     uint32_t bits_;
     memcpy(&bits_, &p[k].distance, 4);
-    a[k] = (uint64_t)bits_ << 32 | (uint64_t)k;
+    keys[k] = (uint64_t)bits_ << 32 | (uint64_t)k;
   }
-  for (int shift = 32; shift < 64; shift += 11) {
-    uint32_t start[2049] = {0};
-    for (int64_t k = 0; k < num; ++k) ++start[(a[k] >> shift & 2047) + 1];
-    for (int i = 0; i < 2048; ++i) start[i + 1] += start[i];
-    for (int64_t k = 0; k < num; ++k) b[start[a[k] >> shift & 2047]++] = a[k];
-    uint64_t* swap = a;
-    a = b, b = swap;
-  }
-  for (int64_t k = 0; k < num; ++k) order[k] = (int32_t)a[k];
+  const uint64_t* sorted = radix_sort<11>(keys, keys + num, num, 32, 64, [](uint64_t key) { return key; });
+  for (int64_t k = 0; k < num; ++k) order[k] = (int32_t)sorted[k];
 }
 
 template <class T>

@@ -42,22 +42,19 @@ struct HermiteRule {
   }
 };
 
-// The entries that may overlap the interval [low, high] of positions: from the first one not wholly in front, which
-// moves with `begin`.
-template <class T>
-VOGE_INLINE int first_overlap(const Packet<T>& p, T low, int begin) {
-  while (begin > 0 && p.high_before[begin - 1] >= low) --begin;
-  while (begin < p.n && p.high_before[begin] < low) ++begin;
-  return begin;
-}
+// The entries [begin, end) that may overlap an interval of positions: from the first one not wholly in front of it to
+// the last one before all begin behind it. Both ends move with the intervals.
+struct Overlap {
+  int begin = 0, end = 0;
 
-// The first entry from which on all begin behind `high`.
-template <class T>
-VOGE_INLINE int end_overlap(const Packet<T>& p, T high, int end) {
-  while (end > 0 && p.low_after[end - 1] > high) --end;
-  while (end < p.n && p.low_after[end] <= high) ++end;
-  return end;
-}
+  template <class T>
+  inline __attribute__((always_inline)) void move(const Packet<T>& p, T low, T high) {
+    while (begin > 0 && p.high_before[begin - 1] >= low) --begin;
+    while (begin < p.n && p.high_before[begin] < low) ++begin;
+    while (end > 0 && p.low_after[end - 1] > high) --end;
+    while (end < p.n && p.low_after[end] <= high) ++end;
+  }
+};
 
 // A node of row i: how far from l_i, and an interval that holds it in every lane.
 template <class T>
@@ -89,16 +86,15 @@ static void hermite_rows(const Packet<T>& p, const HermiteRule& rule, WeightMemo
   const T density = (T)0.39894228040143267794;  // 1 / sqrt(2 pi)
   w.sum_peak[0] = zero;
   for (int k = 0; k < n; ++k) w.sum_peak[k + 1] = w.sum_peak[k] + p.peak[k];
-  int begin = 0, end = 0;
+  Overlap near;
   for (int i = 0; i < n; ++i) {
     Vec total = zero, stopped = zero;
     const Vec sigma = shifted ? rcp(p.rate[i]) : zero;
     for (int q = 0; q < rule.points; ++q) {
       const Node<T> node = place_node<shifted>(p, i, rule.at[q], sigma);
-      begin = first_overlap(p, node.low, begin);
-      end = end_overlap(p, node.high, end);
-      Vec depth = w.sum_peak[begin], slope = zero;
-      for (int k = begin; k < end; ++k) {
+      near.move(p, node.low, node.high);
+      Vec depth = w.sum_peak[near.begin], slope = zero;
+      for (int k = near.begin; k < near.end; ++k) {
         const Vec z = apart<shifted, T>(p, i, k, node.shift) * p.rate[k];
         if constexpr (stops) {
           Vec cdf, bell;
@@ -135,16 +131,15 @@ static void hermite_adjoint_rows(const Packet<T>& p, const HermiteRule& rule, We
     if (stops) w.stop_sum[k] = zero;
   }
   w.skipped[n] = zero;
-  int begin = 0, end = 0;
+  Overlap near;
   for (int i = 0; i < n; ++i) {
     Vec total = zero, stopped = zero;
     const Vec sigma = rcp(p.rate[i]);
     for (int q = 0; q < rule.points; ++q) {
       const Node<T> node = place_node<shifted>(p, i, rule.at[q], sigma);
-      begin = first_overlap(p, node.low, begin);
-      end = end_overlap(p, node.high, end);
-      Vec depth = w.sum_peak[begin], slope = zero;
-      for (int k = begin; k < end; ++k) {
+      near.move(p, node.low, node.high);
+      Vec depth = w.sum_peak[near.begin], slope = zero;
+      for (int k = near.begin; k < near.end; ++k) {
         w.z[k] = apart<shifted, T>(p, i, k, node.shift) * p.rate[k];
         normal_cdf_bell(w.z[k], w.cdf[k], w.bell[k]);
         depth += p.peak[k] * w.cdf[k];
@@ -159,9 +154,9 @@ static void hermite_adjoint_rows(const Packet<T>& p, const HermiteRule& rule, We
         H = w.grad_stop[i] * p.peak[i] * through;
       }
       const Vec h = -grad_through * p.peak[i] * through;
-      w.skipped[begin] += h;
+      w.skipped[near.begin] += h;
       Vec grad_t = zero;
-      for (int k = begin; k < end; ++k) {
+      for (int k = near.begin; k < near.end; ++k) {
         Vec hb = h * w.bell[k];
         w.grad_peak[k] += h * w.cdf[k];
         if constexpr (stops) {

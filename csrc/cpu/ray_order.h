@@ -88,13 +88,17 @@ static void order_rays(const T* origins, bool shared, const T* directions, const
   // All axes have the same step; those along which the rays do not spread get no bits of the key.
   double widest = 0;
   for (int a = 0; a < 5 && !box.empty(); ++a) widest = most(widest, box.high[a] - box.low[a]);
-  constexpr int key_bits = 33, digit = 11;
+  constexpr int key_bits = 33;
   int axes[5], used = 0;
   for (int a = 0; a < 5; ++a)
     if (box.high[a] - box.low[a] > widest / 1024) axes[used++] = a;
   const int bits_each = used ? least(key_bits / used, 16) : 0;
   const double scale = used ? ((1 << bits_each) - 1) / widest : 0;
-  uint64_t *a = memory.ensure(4 * rays), *b = a + 2 * rays;  // key and ray by turns
+  struct Keyed {
+    uint64_t key;
+    int64_t ray;
+  };
+  Keyed* keyed = reinterpret_cast<Keyed*>(memory.ensure(4 * rays));
   constexpr int64_t chunk = 8192;
   auto keys = [&](int, int64_t c) {
     for (int64_t i = c * chunk; i < least(rays, (c + 1) * chunk); ++i) {
@@ -108,22 +112,12 @@ static void order_rays(const T* origins, bool shared, const T* directions, const
         for (int bit = bits_each - 1; bit >= 0; --bit)
           for (int j = 0; j < used; ++j) key = key << 1 | (q[j] >> bit & 1);
       }
-      a[2 * i] = key, a[2 * i + 1] = (uint64_t)i;
+      keyed[i] = {key, i};
     }
   };
   parallel_for((rays + chunk - 1) / chunk, threads, keys);
-  for (int shift = 0; shift < key_bits; shift += digit) {
-    int64_t start[(1 << digit) + 1] = {0};
-    constexpr int mask = (1 << digit) - 1;
-    for (int64_t i = 0; i < rays; ++i) ++start[(a[2 * i] >> shift & mask) + 1];
-    for (int i = 0; i < mask; ++i) start[i + 1] += start[i];
-    for (int64_t i = 0; i < rays; ++i) {
-      uint64_t* to = b + 2 * start[a[2 * i] >> shift & mask]++;
-      to[0] = a[2 * i], to[1] = a[2 * i + 1];
-    }
-    exchange(a, b);
-  }
-  for (int64_t i = 0; i < rays; ++i) out[i] = (int64_t)a[2 * i + 1];
+  const Keyed* sorted = radix_sort<11>(keyed, keyed + rays, rays, 0, key_bits, [](const Keyed& k) { return k.key; });
+  for (int64_t i = 0; i < rays; ++i) out[i] = sorted[i].ray;
 }
 
 VOGE_NAMESPACE_END

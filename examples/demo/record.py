@@ -38,13 +38,14 @@ def write(cases: list[fitting.Case], seeds: int, folder: Path = results.RESULTS)
         }
         runs["found"] = {"ours": [float(sum(map(fitting.found, row))) for row in chosen]}
         for short, metric in METRICS.items():
-            paths.append(results.write({
-                "name": f"demo-{part}-{short}", "metric": metric, "higher_is_better": short == "found",
-                "seeds": list(range(seeds)), "runs": runs[short],
-                "baselines": [], "protocol": "examples/demo/protocol.yaml",
-                "seconds": {"ours": [sum(case.seconds for case in row) / len(row) for row in chosen]},
-                "settings": {"photographs": [case.name for case in chosen[0]]},
-                "versions": results.versions("voge", "torch", "numpy", "opencv-python-headless"),
-                "machine": results.machine(), "data": DATA[part],
-            }, folder))  # fmt: skip
+            result = results.make(
+                *(f"demo-{part}-{short}", metric, runs[short]),
+                protocol="examples/demo/protocol.yaml",
+                settings={"photographs": [case.name for case in chosen[0]]},
+                seconds={"ours": [sum(case.seconds for case in row) / len(row) for row in chosen]},
+                higher_is_better=short == "found",
+                libraries=("numpy", "opencv-python-headless"),
+                data=DATA[part],
+            )
+            paths.append(results.write(result, folder))
     return paths

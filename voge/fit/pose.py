@@ -120,11 +120,11 @@ def pose(
         gaussians: the object, N Gaussians, no batch.
         image: (H, W, C) or (H, W), tensor or array; uint8 is divided by 255. None with features None.
         cameras: K and image size; its poses are the starts, one or a batch. If none sees the object (such as R = 1,
-            t = 0), nothing is known: the starts are all over the sphere, on the mask, or without one in ten places.
+            t = 0), nothing is known: the starts are all over the sphere, on the mask or at every place of the picture.
         features: (N, C), what the Gaussians carry, in the picture's channels. None: the silhouette alone, of `mask`.
         mask: (H, W), 0 to 1, where the object may be seen; None: anywhere. Leave occluders in it where you can: a
             pixel outside costs when it is covered, one inside when it is not.
-        starts: rotations to try around each pose given. None: 1, or 256 if no pose sees the object.
+        starts: rotations to try around each pose given. None: 1, or if no pose sees the object 256, 512 without a mask.
         spread: radians, how far the rotations tried lie from the given one; pi is all of them. With a mask, the poses
             tried are moved onto it.
         free: what moves: "all" (the 6 of a pose), "rotation", "translation", "focal", single numbers ("rx", "ry", "rz",
@@ -145,7 +145,7 @@ def pose(
         TypeError, ValueError: types, shapes, values, or sizes that do not fit. Ctrl-C raises nothing: `interrupted`.
     """
     moving = free_numbers(free)
-    _check_options(lighting, tolerance, clutter, starts, stages)
+    _check_options(lighting, tolerance, clutter, starts, spread, stages, polish, seed, encoder, progress)
     gaussians = _object(gaussians)
     solid, masked = Solid.around(gaussians), mask is not None
     level = _picture(gaussians, image, cameras, features, mask)
@@ -229,18 +229,34 @@ def pose(
 
 
 def _check_options(
-    lighting: str, tolerance: float | None, clutter: float, starts: int | None, stages: Sequence[Stage]
+    lighting: Any,
+    tolerance: Any,
+    clutter: Any,
+    starts: Any,
+    spread: Any,
+    stages: Any,
+    polish: Any,
+    seed: Any,
+    encoder: Any,
+    progress: Any,
 ) -> None:
     if lighting not in LIGHTING:
         raise ValueError(f"lighting: expected one of {', '.join(LIGHTING)}, got {lighting!r}")
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"tolerance: expected a number above 0, got {tolerance}")
-    if not 0 < clutter <= 1:
-        raise ValueError(f"clutter: expected a number in (0, 1], got {clutter}")
-    if starts is not None and starts < 1:
-        raise ValueError(f"starts: expected at least 1, got {starts}")
+    if tolerance is not None:
+        checks.number("tolerance", tolerance, 0, math.inf)
+    checks.number("clutter", clutter, 0, 1)
+    checks.number("spread", spread, 0, math.pi)
+    for name, value, least in (("starts", starts, 1), ("polish", polish, 0), ("seed", seed, 0)):
+        if value is not None or name == "seed":
+            checks.integer(name, value, least, None)
+    if not isinstance(stages, Sequence) or not all(isinstance(stage, Stage) for stage in stages):
+        raise TypeError(f"stages: expected a sequence of voge.fit.Stage, got {stages!r}")
     if not stages or any(min(stage.size, stage.keep, stage.steps) < 1 for stage in stages):
         raise ValueError(f"stages: expected one or more, with size, keep and steps of at least 1, got {stages}")
+    if encoder is not None and not isinstance(encoder, str) and not callable(encoder):
+        raise TypeError(f"encoder: expected a module or the name of a timm backbone, got {encoder!r}")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress: expected a function, got {progress!r}")
 
 
 def _object(gaussians: Gaussians) -> Gaussians:

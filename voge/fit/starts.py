@@ -20,6 +20,8 @@ GROUPS = {"all": NUMBERS[:6], "rotation": NUMBERS[:3], "translation": NUMBERS[3:
 
 def free_numbers(free: str | Sequence[str]) -> Tensor:
     """Indices (F,) into NUMBERS of the names in `free`: those of NUMBERS, or "all", "rotation", "translation"."""
+    if not isinstance(free, (str, Sequence)):
+        raise TypeError(f"free: expected names among {', '.join((*GROUPS, *NUMBERS))}, got {free!r}")
     chosen: set[str] = set()
     for name in (free,) if isinstance(free, str) else free:
         if name not in GROUPS and name not in NUMBERS:
