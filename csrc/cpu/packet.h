@@ -28,9 +28,6 @@ struct Packet {
   T *high_before, *low_after;    // greatest `high` of all entries up to here; least `low` of all from here on
   Vec* seen;                     // hits before this entry, lane by lane (n + 1)
   Vec* exponent;                 // of the peak
-
-  Scratch<T> nearest;  // max_hits lengths of every lane, and whose they are
-  Scratch<int32_t> nearest_gaussians;
 };
 
 // Scratch memory of one thread, for lists of up to `capacity` Gaussians.
@@ -106,62 +103,47 @@ static bool packet_rays(const Scene<T>& s, const Bins<T>& bins, int64_t block, i
   return some;
 }
 
-// A heap of hits, the farthest first; of equally long ones that of the higher index.
-template <class T>
-VOGE_INLINE bool farther(T a, int32_t i, T b, int32_t j) {
-  return a > b || (a == b && i > j);
-}
-
-// Puts a hit at the place `at` of a heap of n, whose places below are in order.
-template <class T>
-static void sift_down(T* lengths, int32_t* gaussians, int n, int at, T l, int32_t g) {
-  for (int child; (child = 2 * at + 1) < n; at = child) {
-    if (child + 1 < n && farther(lengths[child + 1], gaussians[child + 1], lengths[child], gaussians[child])) ++child;
-    if (!farther(lengths[child], gaussians[child], l, g)) break;
-    lengths[at] = lengths[child], gaussians[at] = gaussians[child];
+// Calls done(j, rank) for every row j of n: how many rows are in front of it, lane by lane. Those that surely are
+// follow from running counts, `seen`; those whose intervals [first(i), last(i)] overlap its own are compared: value(i)
+// is a row's place, and of equal ones row i comes first where earlier(i, j). last_before and first_after are memory of
+// n.
+template <class T, class First, class Last, class Value, class Earlier, class Done>
+VOGE_INLINE void rank_rows(int n, First&& first, Last&& last, const typename Simd<T>::Vec* seen, T* last_before,
+                           T* first_after, Value&& value, Earlier&& earlier, Done&& done) {
+  typedef typename Simd<T>::Vec Vec;
+  typedef typename Simd<T>::Mask Mask;
+  T run = -INFINITY;
+  for (int j = 0; j < n; ++j) last_before[j] = run = most(run, last(j));
+  run = INFINITY;
+  for (int j = n - 1; j >= 0; --j) first_after[j] = run = least(run, first(j));
+  int begin = 0;
+  for (int j = 0; j < n; ++j) {
+    const T mine_first = first(j), mine_last = last(j);
+    while (begin > 0 && last_before[begin - 1] >= mine_first) --begin;
+    while (begin < n && last_before[begin] < mine_first) ++begin;
+    Vec rank = seen[begin];
+    const Vec mine = value(j);
+    for (int i = begin; i < n && first_after[i] <= mine_last; ++i) {
+      const Mask nearer = earlier(i, j) ? value(i) <= mine : value(i) < mine;
+      rank += (Vec)((Mask)broadcast((T)1) & nearer);
+    }
+    done(j, rank);
   }
-  lengths[at] = l, gaussians[at] = g;
 }
 
-// Keeps the nearest `max_hits` of every lane (equal lengths: the lower index). Lists are sorted by distance: few hits
-// come after max_hits others and are nearer than one of them.
+// Keeps the nearest `max_hits` of every lane (equal lengths: the lower index).
 template <class T>
 static void keep_nearest(Packet<T>& p, const int32_t* list, int64_t max_hits) {
   typedef typename Simd<T>::Vec Vec;
   typedef typename Simd<T>::Mask Mask;
-  constexpr int lanes = Packet<T>::lanes;
   const int n = p.n;
-  if (!bits(p.seen[n] > broadcast((T)max_hits))) return;
-  const int K = (int)max_hits;  // less than n
-  T* const nearest = p.nearest.ensure(lanes * K);
-  int32_t* const gaussians = p.nearest_gaussians.ensure(lanes * K);
-  int count[lanes] = {0};
-  Vec last = missing_length<T>() - missing_length<T>() * (T)0.1;  // of the lanes that have max_hits, the farthest; 9e29
-  Mask last_gaussian = {};
-  for (int j = 0; j < n; ++j) {
-    const int32_t g = list[p.entry[j]];
-    for (unsigned near_enough = bits(p.length[j] <= last); near_enough; near_enough &= near_enough - 1) {
-      const int lane = __builtin_ctz(near_enough);
-      const T l = reinterpret_cast<const T*>(p.length + j)[lane];
-      T* const mine = nearest + lane * K;
-      int32_t* const mine_gaussians = gaussians + lane * K;
-      int& c = count[lane];
-      if (c < K) {
-        mine[c] = l, mine_gaussians[c++] = g;
-        if (c < K) continue;
-        for (int at = K / 2 - 1; at >= 0; --at) sift_down(mine, mine_gaussians, K, at, mine[at], mine_gaussians[at]);
-      } else {
-        if (!farther(mine[0], mine_gaussians[0], l, g)) continue;
-        sift_down(mine, mine_gaussians, K, 0, l, g);
-      }
-      last[lane] = mine[0], last_gaussian[lane] = mine_gaussians[0];
-    }
-  }
+  const Vec k = broadcast((T)max_hits);
+  if (!bits(p.seen[n] > k)) return;
   Vec* keep = p.peak;  // not yet in use
-  for (int j = 0; j < n; ++j) {
-    const typename Simd<T>::Int g = list[p.entry[j]];
-    keep[j] = (Vec)((p.length[j] < last) | ((p.length[j] == last) & (last_gaussian >= g)));
-  }
+  rank_rows<T>(
+      n, [&](int i) { return p.first[i]; }, [&](int i) { return p.last[i]; }, p.seen, p.high_before, p.low_after,
+      [&](int i) { return p.length[i]; }, [&](int i, int j) { return list[p.entry[i]] < list[p.entry[j]]; },
+      [&](int j, Vec rank) { keep[j] = (Vec)((rank < k) & (p.length[j] < (T)1e29)); });
   int w = 0;
   for (int j = 0; j < n; ++j) {
     const Mask m = (Mask)keep[j];

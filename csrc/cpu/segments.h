@@ -104,38 +104,24 @@ static void sort_cuts(const Packet<T>& p, int points, SegmentsMemory<T>& m) {
     for (; i > 0 && m.first[m.order[i - 1]] > m.first[c]; --i) m.order[i] = m.order[i - 1];
     m.order[i] = c;
   }
-  T run = -INFINITY;
   Vec seen = zero;
   for (int i = 0; i < cuts; ++i) {
-    const int c = m.order[i];
-    m.last_before[i] = run = most(run, m.last[c]);
     m.seen[i] = seen;
-    seen += select(m.place[c] < (T)1e29, broadcast((T)1), zero);
+    seen += select(m.place[m.order[i]] < (T)1e29, broadcast((T)1), zero);
+    m.sorted[i] = m.end;
   }
   m.seen[cuts] = seen;
-  run = INFINITY;
-  for (int i = cuts - 1; i >= 0; --i) m.first_after[i] = run = least(run, m.first[m.order[i]]);
-  const Vec past = m.end;
-  for (int j = 0; j < cuts; ++j) m.sorted[j] = past;
-  int begin = 0;
-  for (int j = 0; j < cuts; ++j) {
-    const int c = m.order[j];
-    const Vec mine = m.place[c];
-    while (begin > 0 && m.last_before[begin - 1] >= m.first[c]) --begin;
-    while (begin < cuts && m.last_before[begin] < m.first[c]) ++begin;
-    Vec rank = m.seen[begin];
-    for (int i = begin; i < cuts && m.first_after[i] <= m.last[c]; ++i) {
-      const Vec other = m.place[m.order[i]];
-      const auto nearer = i < j ? other <= mine : other < mine;
-      rank += (Vec)((typename Simd<T>::Mask)broadcast((T)1) & nearer);
-    }
-    rank = select(mine < (T)1e29, rank, broadcast((T)-1));
-    m.rank[c] = rank;
-    const T *values = reinterpret_cast<const T*>(&m.place[c]), *ranks = reinterpret_cast<const T*>(&m.rank[c]);
-    T* table = reinterpret_cast<T*>(m.sorted);
-    for (int i = 0; i < lanes; ++i)
-      if (ranks[i] >= 0) table[(int)ranks[i] * lanes + i] = values[i];
-  }
+  rank_rows<T>(
+      cuts, [&](int i) { return m.first[m.order[i]]; }, [&](int i) { return m.last[m.order[i]]; }, m.seen,
+      m.last_before, m.first_after, [&](int i) { return m.place[m.order[i]]; }, [](int i, int j) { return i < j; },
+      [&](int j, Vec rank) {
+        const int c = m.order[j];
+        m.rank[c] = select(m.place[c] < (T)1e29, rank, broadcast((T)-1));
+        const T *values = reinterpret_cast<const T*>(&m.place[c]), *ranks = reinterpret_cast<const T*>(&m.rank[c]);
+        T* table = reinterpret_cast<T*>(m.sorted);
+        for (int i = 0; i < lanes; ++i)
+          if (ranks[i] >= 0) table[(int)ranks[i] * lanes + i] = values[i];
+      });
 }
 
 // f(D), u(D) and their derivatives, e = exp(-D).
