@@ -40,6 +40,8 @@ format: $(VENV)/.test
 bench: $(VENV)/.test
 	$(PIP) install -q $(PINS) -r requirements/bench.txt || echo "No Mitsuba for this Python: the comparison leaves it out."
 	$(BIN)/python -m benchmarks.renderer
+	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.rays
 	$(BIN)/python -m benchmarks.tables
 
 docs: $(VENV)/.test

@@ -39,6 +39,7 @@ DEMO = {
 }
 
 EXACTNESS = ("surface", "cloud", "fog")  # scenes
+RAYS = ("pinhole", "lidar", "random")
 RULES = {"hermite-1": "hermite, 1 (the paper's)", "compositing": "alpha compositing"}
 
 FIT_MESH_NUMBERS = (16, 64, 256)
@@ -145,6 +146,55 @@ def goals(read: Callable[[str], dict[str, Any]]) -> str:
         rows.append([goal, f"{sign} {wanted:,} {unit}".strip(), f"{_number(measured)} {unit}".strip()])
         rows[-1].append("yes" if reached else "**no**")
     return _table(["Goal", "Wanted", "Measured", "Reached"], rows)
+
+
+def growth(read: Callable[[str], dict[str, Any]]) -> str:
+    """Time of a ray against the number of Gaussians at equal hits, and how it grows."""
+    result = read("scale")
+    numbers = result["settings"]["gaussians"]
+    rows = []
+    for hits in ("20", "all"):
+        arms = [f"{hits}-hits-{num}" for num in numbers]
+        ratio = _ratio(result, arms[-1], arms[0])
+        rows.append([hits, *(_number(_median(result, arm)) for arm in arms), f"{_number(ratio)} times"])
+    return _table(["Hits kept", *(f"{num:,} Gaussians" for num in numbers), "growth"], rows)
+
+
+def stages(read: Callable[[str], dict[str, Any]]) -> str:
+    """Where the time of a large call goes."""
+    result = read("scale-stages")
+    names = list(dict.fromkeys(arm.split("-")[1] for arm in result["runs"] if "-" in arm))
+
+    def cell(direction: str, name: str) -> str:
+        arm = f"{direction}-{name}"
+        return _number(_median(result, arm)) if arm in result["runs"] else ""
+
+    rows = [[name, cell("forward", name), cell("backward", name)] for name in names]
+    rows.append(["forward + backward", "", _number(_median(result, "ours"))])
+    return _table(["Stage", "forward (ms)", "backward (ms)"], rows)
+
+
+def rays(read: Callable[[str], dict[str, Any]]) -> str:
+    """Time of a ray of every kind by the tree and without it."""
+    rows = []
+    for kind in RAYS:
+        result = read(f"rays-{kind}")
+        for num in result["settings"]["gaussians"]:
+            arms = [f"{hits}-hits-{num}" for hits in ("1", "20", "all")]
+            faster = _number(_ratio(result, f"brute-{arms[1]}", arms[1]))
+            rows.append([kind, f"{num:,}", *(_number(_median(result, arm)) for arm in arms), f"{faster} times"])
+    head = ["Rays", "Gaussians", "first hit", "20 hits", "all hits", "20 hits: the tree is faster by"]
+    return _table(head, rows)
+
+
+def trees(read: Callable[[str], dict[str, Any]]) -> str:
+    """What a call with few rays costs that builds the tree, fits the last call's to moved Gaussians, or has none."""
+    result = read("rays-trees")
+    rows = [
+        [f"{num:,}", *(_number(_median(result, f"{tree}-{num}")) for tree in ("build", "fit", "none"))]
+        for num in result["settings"]["gaussians"]
+    ]
+    return _table(["Gaussians", "tree built (ms)", "tree fitted (ms)", "no tree (ms)"], rows)
 
 
 def threads(read: Callable[[str], dict[str, Any]]) -> str:
@@ -260,6 +310,10 @@ TABLES: dict[str, Callable[[Callable[[str], dict[str, Any]]], str]] = {
     "renderer-threads": threads,
     "renderer-scale": scale,
     "renderer-memory": memory,
+    "scale": growth,
+    "scale-stages": stages,
+    "rays": rays,
+    "rays-trees": trees,
     "demo": demo,
     "exactness": exactness,
     "splatting": splatting,

@@ -110,6 +110,7 @@ def test_goals_are_those_of_the_protocol():
     runs |= {"all-segments-1": [2.0, 4.0, 6.0], "all-segments-2": [2.0, 4.0, 6.0]}
     runs |= {"mesh": [2002.0, 3996.0, 6001.0], "points": [60.0, 120.0, 180.0], "mitsuba": [88.0, 176.0, 264.0]}
     runs |= {"pulsar": [4.0, 9.0, 12.0]}
+    runs |= {f"{hits}-hits-{num}": [1.0, 2.0, 3.0] for hits in ("20", "all") for num in (10_000, 1_000_000)}
     example = EXAMPLE | {"runs": runs, "settings": {"scene": {"subdivisions": 4}, "isa": "avx2"}}
     table = tables.goals(lambda name: example)
     assert table.count("\n") == 2 + len(PROTOCOL["targets"])

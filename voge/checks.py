@@ -98,13 +98,14 @@ def integer(name: str, value: Any, low: int, high: int | None) -> None:
         raise ValueError(f"{name}: expected {wanted}, got {value}")
 
 
-def number(name: str, value: Any, low: float, high: float) -> None:
-    """TypeError or ValueError unless `value` is a number above `low` and at most `high`, or finite where that is
-    infinite."""
-    wanted = f"a finite number above {low:g}" if high == math.inf else f"a number above {low:g}, at most {high:g}"
+def number(name: str, value: Any, low: float, high: float, above: bool = True) -> None:
+    """TypeError or ValueError unless `value` is a finite number `above` low, or at least low, and at most `high`."""
+    wanted = f"a finite number {'above' if above else 'of at least'} {low:g}"
+    if high < math.inf:
+        wanted += f" and at most {high:g}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: expected {wanted}, got {value!r}")
-    if not low < value <= high or value == math.inf:
+    if not low <= value <= high or value == math.inf or (above and value == low):
         raise ValueError(f"{name}: expected {wanted}, got {value}")
 
 

@@ -82,7 +82,7 @@ def camera_rays_backward(
         *(grad.numpy() for grad in grads),
         torch.get_num_threads(),
     )
-    g_R, g_t, g_K = (_sum_to(grad.view(*batch, *grad.shape[1:]), x) for grad, x in zip(grads, (R, t, K), strict=True))
+    g_R, g_t, g_K = (sum_to(grad.view(*batch, *grad.shape[1:]), x) for grad, x in zip(grads, (R, t, K), strict=True))
     return g_R, g_t, g_K
 
 
@@ -133,8 +133,8 @@ def _flat(batch: torch.Size, R: Tensor, t: Tensor, K: Tensor) -> Tuple[np.ndarra
     return tuple(_rows(x, *n) for x, n in zip(whole, sizes, strict=True))
 
 
-def _sum_to(grad: Tensor, x: Tensor) -> Tensor:
-    """Sum over the cameras that share x; NumPy's order does not depend on the number of threads."""
+def sum_to(grad: Tensor, x: Tensor) -> Tensor:
+    """Sum of `grad` over all that share x by broadcasting; NumPy's order does not depend on the number of threads."""
     if grad.shape == x.shape:
         return grad
     new = grad.dim() - x.dim()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from voge import _cpu
 from voge.backends import eager
+from voge.backends.cameras import sum_to
 
 
 def _array(x: Optional[Tensor]) -> Optional[np.ndarray]:
@@ -164,15 +165,8 @@ def render_backward(
     if grad_directions is None:
         grad_directions = torch.zeros_like(directions)
     g_means, g_precisions, g_density, g_features = grads
-    g_origins, g_directions = _sum_to(grad_origins, origins), _sum_to(grad_directions, directions)
+    g_origins, g_directions = sum_to(grad_origins, origins), sum_to(grad_directions, directions)
     return g_means, g_precisions, g_density, g_features, g_origins, g_directions
-
-
-def _sum_to(grad: Tensor, x: Tensor) -> Tensor:
-    """Sum over scenes that share their rays; NumPy's order does not depend on the number of threads."""
-    if grad.shape[0] == x.shape[0]:
-        return grad
-    return torch.from_numpy(grad.numpy().sum(0, keepdims=True))
 
 
 @render_backward.register_fake

@@ -245,7 +245,7 @@ def _check_options(
     if tolerance is not None:
         checks.number("tolerance", tolerance, 0, math.inf)
     checks.number("clutter", clutter, 0, 1)
-    checks.number("spread", spread, 0, math.pi)
+    checks.number("spread", spread, 0, math.pi, above=False)
     for name, value, least in (("starts", starts, 1), ("polish", polish, 0), ("seed", seed, 0)):
         if value is not None or name == "seed":
             checks.integer(name, value, least, None)
