@@ -214,9 +214,8 @@ def flatten(
         ray_batch, grid = cameras.batch_shape, cameras.image_size
         ray_shape = torch.Size(grid)
         shapes["cameras"] = ray_batch
-        origins, directions, _ = cameras.rays()  # of the whole batch of cameras
+        origins, directions, projection = camera_rays.grid(cameras.R, cameras.t, cameras.K, *grid)
         origins, directions = origins.reshape(-1, 1, 3), directions.reshape(-1, grid[0] * grid[1], 3)
-        projection = camera_rays.projections(cameras.R, cameras.t, cameras.K)
     batch = checks.broadcast_batch(**shapes)
 
     def flat(x: Tensor, own: torch.Size, *trailing: int) -> Tensor:  # own: the batch that x is one of

@@ -28,12 +28,13 @@ CameraArgs<T> camera_args(const py::object& R, const py::object& t, const py::ob
 
 template <class T>
 void rays(const py::object& R, const py::object& t, const py::object& K, const py::object& origins,
-          const py::object& directions, int threads) {
+          const py::object& directions, const py::object& projections, int threads) {
   const int64_t batch = size(directions, 0), height = size(directions, 1), width = size(directions, 2);
   const auto a = camera_args<T>(R, t, K, batch, height, width, threads);
   T* o = values<T>(origins, "origins", {batch, 3});
   T* d = values<T>(directions, "directions", {batch, height, width, 3});
-  released([&] { camera_rays(a, o, d); });
+  double* p = values<double>(projections, "projections", {batch, 3, 4});
+  released([&] { camera_rays(a, o, d, p); });
 }
 
 template <class T>
@@ -61,8 +62,8 @@ void bind_cameras(pybind11::module_& m) {
       },
       "Whether R (n, 3, 3), t (m, 3) and K (k, 3, 3) are finite, rotations, and calibrations.");
   m.def("camera_rays", [](const py::object& R, const py::object& t, const py::object& K, const py::object& origins,
-                          const py::object& directions, int threads) {
-    (is_double(R) ? rays<double> : rays<float>)(R, t, K, origins, directions, threads);
+                          const py::object& directions, const py::object& projections, int threads) {
+    (is_double(R) ? rays<double> : rays<float>)(R, t, K, origins, directions, projections, threads);
   });
   m.def("camera_rays_backward",
         [](const py::object& R, const py::object& t, const py::object& K, const py::object& grad_origins,

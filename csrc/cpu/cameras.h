@@ -94,12 +94,19 @@ inline Matrix3 product(const Matrix3& a, const Matrix3& b, bool transpose_a, boo
 // Pixels (u, v) of camera b look along M (u, v, 1), M = R' K^-1, from -R' t.
 // origins (batch, 3), directions (batch, height, width, 3)
 template <class T>
-inline void camera_rays(const CameraArgs<T>& a, T* origins, T* directions) {
+inline void camera_rays(const CameraArgs<T>& a, T* origins, T* directions, double* projections) {
   std::vector<Matrix3> maps(a.batch);
   for (int64_t b = 0; b < a.batch; ++b) {
     const T *R = a.R + 9 * (b % a.R_batch), *t = a.t + 3 * (b % a.t_batch);
     maps[b] = product(load3(R), inverse(load3(a.K + 9 * (b % a.K_batch))), true, false);
     for (int i = 0; i < 3; ++i) origins[3 * b + i] = -(R[i] * t[0] + R[3 + i] * t[1] + R[6 + i] * t[2]);
+    if (!projections) continue;
+    const Matrix3 K = load3(a.K + 9 * (b % a.K_batch)), left = product(K, load3(R), false, false);
+    for (int i = 0; i < 3; ++i) {
+      double* row = projections + 12 * b + 4 * i;
+      for (int j = 0; j < 3; ++j) row[j] = left.m[i][j];
+      row[3] = K.m[i][0] * t[0] + K.m[i][1] * t[1] + K.m[i][2] * t[2];
+    }
   }
   auto row = [&](int, int64_t index) {
     const auto& m = maps[index / a.height].m;

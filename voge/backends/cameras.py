@@ -3,7 +3,7 @@
 Annotations stay objects here: the schemas are read from them.
 """
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 import numpy as np
 import torch
@@ -22,10 +22,22 @@ def rays(R: Tensor, t: Tensor, K: Tensor, height: int, width: int) -> Tuple[Tens
     """Origins (..., 3) and directions (..., height, width, 3), R' K^-1 (u, v, 1); batches of R, t and K broadcast."""
     if R.device.type != "cpu" or transformed():
         return plain_camera_rays(R, t, K, height, width)
-    wanted = torch.is_grad_enabled() and (R.requires_grad or t.requires_grad or K.requires_grad)
-    if wanted or not eager():
+    if _wanted(R, t, K) or not eager():
         return camera_rays(R, t, K, height, width)
     return _native(R, t, K, height, width)  # a call of the operator costs 40 us more
+
+
+def grid(R: Tensor, t: Tensor, K: Tensor, height: int, width: int) -> Tuple[Tensor, Tensor, Tensor]:
+    """The rays, and the projections: one native call where nobody asks for gradients."""
+    if R.device.type != "cpu" or not eager() or _wanted(R, t, K):
+        return *rays(R, t, K, height, width), projections(R, t, K)
+    batch = _batch(R, t, K)
+    matrices = R.new_empty(batch.numel(), 3, 4, dtype=torch.float64)
+    return *_native(R, t, K, height, width, matrices), matrices
+
+
+def _wanted(R: Tensor, t: Tensor, K: Tensor) -> bool:
+    return torch.is_grad_enabled() and (R.requires_grad or t.requires_grad or K.requires_grad)
 
 
 def projections(R: Tensor, t: Tensor, K: Tensor) -> Tensor:
@@ -51,15 +63,20 @@ def plain_camera_rays(R: Tensor, t: Tensor, K: Tensor, height: int, width: int) 
     return -(R.mT @ t[..., None])[..., 0].expand(*batch, 3), directions
 
 
-def _native(R: Tensor, t: Tensor, K: Tensor, height: int, width: int) -> Tuple[Tensor, Tensor]:
+def _native(
+    R: Tensor, t: Tensor, K: Tensor, height: int, width: int, matrices: Optional[Tensor] = None
+) -> Tuple[Tensor, Tensor]:
     batch = _batch(R, t, K)
     origins, directions = R.new_empty(*batch, 3), R.new_empty(*batch, height, width, 3)
     out = origins.view(-1, 3).numpy(), directions.view(-1, height, width, 3).numpy()
-    _cpu.camera_rays(*_flat(batch, R, t, K), *out, torch.get_num_threads())
+    projections = None if matrices is None else matrices.numpy()
+    _cpu.camera_rays(*_flat(batch, R, t, K), *out, projections, torch.get_num_threads())
     return origins, directions
 
 
-camera_rays = torch.library.custom_op("voge::camera_rays", _native, mutates_args=(), device_types="cpu")
+@torch.library.custom_op("voge::camera_rays", mutates_args=(), device_types="cpu")
+def camera_rays(R: Tensor, t: Tensor, K: Tensor, height: int, width: int) -> Tuple[Tensor, Tensor]:
+    return _native(R, t, K, height, width)
 
 
 @camera_rays.register_fake
