@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import statistics
 from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -150,3 +151,19 @@ def machine() -> str:
 
 def _finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def median(result: dict[str, Any], arm: str) -> float:
+    return statistics.median(result["runs"][arm])
+
+
+def number(value: float) -> str:
+    """Three digits."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    aligned = ["---"] + ["---:"] * (len(head) - 1)
+    return "".join("| " + " | ".join(row) + " |\n" for row in (head, aligned, *rows))

@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from benchmarks import results
+from benchmarks import fit_tables, results
+from benchmarks.results import median, number, table
 from voge.io import atomic_path
 
 MARKED = re.compile(r"<!-- table: (?P<name>\S+) -->\n(?P<body>.*?)<!-- end of table: (?P=name) -->", re.DOTALL)
@@ -32,26 +33,9 @@ LABELS = {
 }
 PROTOCOL = results.ROOT / "benchmarks" / "renderer.yaml"
 
-DEMO = {
-    "film": "film of a textured box (real)",
-    "boards": "chessboards (real)",
-    "occluder": "mesh behind an occluder (rendered)",
-}
-
 EXACTNESS = ("surface", "cloud", "fog")  # scenes
 RAYS = ("pinhole", "lidar", "random")
 RULES = {"hermite-1": "hermite, 1 (the paper's)", "compositing": "alpha compositing"}
-
-FIT_MESH_NUMBERS = (16, 64, 256)
-FIT_MESH = {"ours": "`fit_mesh`", "surface": "`surface`", "points": "`points`", "vertices": "`from_mesh`"}
-FIT_MESH_POSE = {
-    "ours": "`fit_mesh`, segments",
-    "ours-64": "`fit_mesh`, segments",
-    "ours-refined": "the same, then the last stage with `surface`",
-    "surface-few": "`surface`, segments",
-    "surface": "`surface`, defaults",
-    "vertices": "`from_mesh` of all vertices, defaults",
-}
 
 SPLATTING = {
     "ours": "segments, 1 point",
@@ -82,10 +66,10 @@ def channels(read: Callable[[str], dict[str, Any]]) -> str:
     """Time against the number of channels, and the share that compositing takes."""
     times, shares = read("renderer-channels"), read("renderer-compositing")
     rows = []
-    for number in times["settings"]["channels"]:
-        arm = f"channels-{number}"
-        rows.append([str(number), _number(_median(times, arm)), f"{_median(shares, arm):.0f} %"])
-    return _table(["Channels", "Forward + backward (ms)", "Share of compositing"], rows)
+    for many in times["settings"]["channels"]:
+        arm = f"channels-{many}"
+        rows.append([str(many), number(median(times, arm)), f"{median(shares, arm):.0f} %"])
+    return table(["Channels", "Forward + backward (ms)", "Share of compositing"], rows)
 
 
 def quadratures(read: Callable[[str], dict[str, Any]]) -> str:
@@ -98,10 +82,10 @@ def quadratures(read: Callable[[str], dict[str, Any]]) -> str:
         for points in numbers:
             row = [f"{rule}, {points} point{'s' * (points > 1)}"]
             for prefix in ("", "all-"):
-                row.append(_number(_median(result, f"{prefix}{rule}-{points}")))
+                row.append(number(median(result, f"{prefix}{rule}-{points}")))
                 row.append(f"{_ratio(result, f'{prefix}{rule}-{points}', f'{prefix}{standard}'):.2f}")
             rows.append(row)
-    return _table(["Rule", f"{hits} hits (ms)", "ratio", "all hits (ms)", "ratio"], rows)
+    return table(["Rule", f"{hits} hits (ms)", "ratio", "all hits (ms)", "ratio"], rows)
 
 
 def small(read: Callable[[str], dict[str, Any]]) -> str:
@@ -109,19 +93,19 @@ def small(read: Callable[[str], dict[str, Any]]) -> str:
     result = read("renderer-small")
     num, (height, width) = (result["settings"]["small"][key] for key in ("gaussians", "image_size"))
     rows = [
-        [f"{num:,}", f"{height} x {width}", _number(_median(result, "ours"))],
-        [f"{num:,}", "1", _number(_median(result, "pixel"))],
-        ["1", "1", _number(_median(result, "fixed"))],
+        [f"{num:,}", f"{height} x {width}", number(median(result, "ours"))],
+        [f"{num:,}", "1", number(median(result, "pixel"))],
+        ["1", "1", number(median(result, "fixed"))],
     ]
-    return _table(["Gaussians", "Pixels", "Forward (μs)"], rows)
+    return table(["Gaussians", "Pixels", "Forward (μs)"], rows)
 
 
 def frames(read: Callable[[str], dict[str, Any]]) -> str:
     """Pictures a second."""
     result = read("renderer-frames")
     num, (height, width) = (result["settings"]["frames"][key] for key in ("gaussians", "image_size"))
-    row = [f"{num:,}", f"{height} x {width}", str(result["settings"]["threads"]), _number(_median(result, "ours"))]
-    return _table(["Gaussians", "Pixels", "Threads", "Forward, frames a second"], [row])
+    row = [f"{num:,}", f"{height} x {width}", str(result["settings"]["threads"]), number(median(result, "ours"))]
+    return table(["Gaussians", "Pixels", "Threads", "Forward, frames a second"], [row])
 
 
 def goals(read: Callable[[str], dict[str, Any]]) -> str:
@@ -136,16 +120,16 @@ def goals(read: Callable[[str], dict[str, Any]]) -> str:
             measured = speedup(result, target["times"])
         else:
             goal, over = target["goal"], target.get("over")
-            measured = _ratio(result, target["arm"], over) if over else _median(result, target["arm"])
+            measured = _ratio(result, target["arm"], over) if over else median(result, target["arm"])
         most = target.get("at_most")
         wanted = most if most is not None else target["at_least"]
         if "avx512" in target and result["settings"]["isa"] == "avx512":
             wanted = target["avx512"]
         reached = measured <= wanted if most is not None else measured >= wanted
         sign = "≤" if most is not None else "≥"
-        rows.append([goal, f"{sign} {wanted:,} {unit}".strip(), f"{_number(measured)} {unit}".strip()])
+        rows.append([goal, f"{sign} {wanted:,} {unit}".strip(), f"{number(measured)} {unit}".strip()])
         rows[-1].append("yes" if reached else "**no**")
-    return _table(["Goal", "Wanted", "Measured", "Reached"], rows)
+    return table(["Goal", "Wanted", "Measured", "Reached"], rows)
 
 
 def growth(read: Callable[[str], dict[str, Any]]) -> str:
@@ -156,8 +140,8 @@ def growth(read: Callable[[str], dict[str, Any]]) -> str:
     for hits in ("20", "all"):
         arms = [f"{hits}-hits-{num}" for num in numbers]
         ratio = _ratio(result, arms[-1], arms[0])
-        rows.append([hits, *(_number(_median(result, arm)) for arm in arms), f"{_number(ratio)} times"])
-    return _table(["Hits kept", *(f"{num:,} Gaussians" for num in numbers), "growth"], rows)
+        rows.append([hits, *(number(median(result, arm)) for arm in arms), f"{number(ratio)} times"])
+    return table(["Hits kept", *(f"{num:,} Gaussians" for num in numbers), "growth"], rows)
 
 
 def stages(read: Callable[[str], dict[str, Any]]) -> str:
@@ -167,11 +151,11 @@ def stages(read: Callable[[str], dict[str, Any]]) -> str:
 
     def cell(direction: str, name: str) -> str:
         arm = f"{direction}-{name}"
-        return _number(_median(result, arm)) if arm in result["runs"] else ""
+        return number(median(result, arm)) if arm in result["runs"] else ""
 
     rows = [[name, cell("forward", name), cell("backward", name)] for name in names]
-    rows.append(["forward + backward", "", _number(_median(result, "ours"))])
-    return _table(["Stage", "forward (ms)", "backward (ms)"], rows)
+    rows.append(["forward + backward", "", number(median(result, "ours"))])
+    return table(["Stage", "forward (ms)", "backward (ms)"], rows)
 
 
 def rays(read: Callable[[str], dict[str, Any]]) -> str:
@@ -181,20 +165,20 @@ def rays(read: Callable[[str], dict[str, Any]]) -> str:
         result = read(f"rays-{kind}")
         for num in result["settings"]["gaussians"]:
             arms = [f"{hits}-hits-{num}" for hits in ("1", "20", "all")]
-            faster = _number(_ratio(result, f"brute-{arms[1]}", arms[1]))
-            rows.append([kind, f"{num:,}", *(_number(_median(result, arm)) for arm in arms), f"{faster} times"])
+            faster = number(_ratio(result, f"brute-{arms[1]}", arms[1]))
+            rows.append([kind, f"{num:,}", *(number(median(result, arm)) for arm in arms), f"{faster} times"])
     head = ["Rays", "Gaussians", "first hit", "20 hits", "all hits", "20 hits: the tree is faster by"]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def trees(read: Callable[[str], dict[str, Any]]) -> str:
     """What a call with few rays costs that builds the tree, fits the last call's to moved Gaussians, or has none."""
     result = read("rays-trees")
     rows = [
-        [f"{num:,}", *(_number(_median(result, f"{tree}-{num}")) for tree in ("build", "fit", "none"))]
+        [f"{num:,}", *(number(median(result, f"{tree}-{num}")) for tree in ("build", "fit", "none"))]
         for num in result["settings"]["gaussians"]
     ]
-    return _table(["Gaussians", "tree built (ms)", "tree fitted (ms)", "no tree (ms)"], rows)
+    return table(["Gaussians", "tree built (ms)", "tree fitted (ms)", "no tree (ms)"], rows)
 
 
 def threads(read: Callable[[str], dict[str, Any]]) -> str:
@@ -202,10 +186,10 @@ def threads(read: Callable[[str], dict[str, Any]]) -> str:
     result = read("renderer-threads")
     most = result["settings"]["threads"]
     rows = [
-        [name, *(_number(_median(result, arm)) for arm in arms)]
+        [name, *(number(median(result, arm)) for arm in arms)]
         for name, arms in (("forward", ("forward-1", "forward")), ("forward + backward", ("ours-1", "ours")))
     ]
-    return _table(["ms", "1 thread", f"{most} threads"], rows)
+    return table(["ms", "1 thread", f"{most} threads"], rows)
 
 
 def scale(read: Callable[[str], dict[str, Any]]) -> str:
@@ -214,12 +198,12 @@ def scale(read: Callable[[str], dict[str, Any]]) -> str:
     settings = result["settings"]
     height, width = settings["scene"]["image_size"]
     rows = [
-        [f"{num:,}", f"{height} x {width}", _number(_median(result, f"gaussians-{num}"))]
+        [f"{num:,}", f"{height} x {width}", number(median(result, f"gaussians-{num}"))]
         for num in settings["scale_gaussians"]
     ]
     vertices = f"{settings['scale_base']:,}"
-    rows += [[vertices, f"{s} x {s}", _number(_median(result, f"size-{s}"))] for s in settings["scale_sizes"]]
-    return _table(["Gaussians", "Pixels", "Forward + backward (ms)"], rows)
+    rows += [[vertices, f"{s} x {s}", number(median(result, f"size-{s}"))] for s in settings["scale_sizes"]]
+    return table(["Gaussians", "Pixels", "Forward + backward (ms)"], rows)
 
 
 def memory(read: Callable[[str], dict[str, Any]]) -> str:
@@ -227,21 +211,8 @@ def memory(read: Callable[[str], dict[str, Any]]) -> str:
     result = read("renderer-memory")
     settings = result["settings"]["memory"]
     height, width = settings["image_size"]
-    row = [f"{settings['gaussians']:,}", f"{height} x {width}", f"{_median(result, 'ours'):,.0f} MB"]
-    return _table(["Gaussians", "Pixels", "Peak memory of forward + backward, above the process before"], [row])
-
-
-def demo(read: Callable[[str], dict[str, Any]]) -> str:
-    """The demo's poses: how wrong the starts were, how many were found, how wrong they are, how well it is known."""
-    rows = []
-    for part, label in DEMO.items():
-        degrees, percent, found = (read(f"demo-{part}-{metric}") for metric in ("degrees", "percent", "found"))
-        count = len(degrees["settings"]["photographs"]) * len(degrees["seeds"])
-        row = [label, f"{_number(_median(degrees, 'start'))}°", f"{sum(found['runs']['ours']):.0f} of {count}"]
-        for arm in ("ours", "uncertainty of the truth"):
-            row.append(f"{_number(_median(degrees, arm))}°, {_number(_median(percent, arm))} %")
-        rows.append(row)
-    return _table(["Pictures", "Start wrong by", "Found", "Result wrong by", "The truth is known to"], rows)
+    row = [f"{settings['gaussians']:,}", f"{height} x {width}", f"{median(result, 'ours'):,.0f} MB"]
+    return table(["Gaussians", "Pixels", "Peak memory of forward + backward, above the process before"], [row])
 
 
 def exactness(read: Callable[[str], dict[str, Any]]) -> str:
@@ -251,51 +222,26 @@ def exactness(read: Callable[[str], dict[str, Any]]) -> str:
     for arm in [arm for arm in found[0][1]["runs"] if arm != "ours"]:
         row = [RULES.get(arm, arm.replace("-", ", "))]
         for _, error, ms in found:
-            row.append(f"{_median(error, arm):.1e}".replace("e-0", "e-"))
-            row.append(_number(_median(ms, arm)) if arm in ms["runs"] else "")
+            row.append(f"{median(error, arm):.1e}".replace("e-0", "e-"))
+            row.append(number(median(ms, arm)) if arm in ms["runs"] else "")
         rows.append(row)
-    return _table(["Rule", *(head for scene in EXACTNESS for head in (f"{scene}: error", "ms"))], rows)
+    return table(["Rule", *(head for scene in EXACTNESS for head in (f"{scene}: error", "ms"))], rows)
 
 
 def splatting(read: Callable[[str], dict[str, Any]]) -> str:
     """How near the pictures of other renderers are to the integral's, and all of them to the truth."""
     found = [read(name) for name in ("splatting", "splatting-truth", "splatting-capture")]
-    rows = [[label, *(f"{_median(one, arm):.1f} dB" for one in found)] for arm, label in SPLATTING.items()]
-    return _table(["", "fitted scene, to the integral", "fitted scene, to the truth", "capture, to the integral"], rows)
+    rows = [[label, *(f"{median(one, arm):.1f} dB" for one in found)] for arm, label in SPLATTING.items()]
+    return table(["", "fitted scene, to the integral", "fitted scene, to the truth", "capture, to the integral"], rows)
 
 
 def generic(result: dict[str, Any]) -> str:
     """One row an arm: the median over the seeds, and the range."""
     rows = [
-        [LABELS.get(arm, arm), _number(statistics.median(v)), f"{_number(min(v))} to {_number(max(v))}", str(len(v))]
+        [LABELS.get(arm, arm), number(statistics.median(v)), f"{number(min(v))} to {number(max(v))}", str(len(v))]
         for arm, v in result["runs"].items()
     ]
-    return _table(["", result["metric"], "range", "runs"], rows)
-
-
-def fit_mesh(read: Callable[[str], dict[str, Any]]) -> str:
-    """IoU and depth error of every way to as many Gaussians."""
-    rows = []
-    for num in FIT_MESH_NUMBERS:
-        iou, depth = (read(f"fit-mesh-{metric}-{num}") for metric in ("iou", "depth"))
-        cells = [
-            f"{statistics.mean(iou['runs'][arm]):.3f}, {statistics.mean(depth['runs'][arm]):.2f} %" for arm in FIT_MESH
-        ]
-        rows.append([str(num), *cells])
-    return _table(["Gaussians", *FIT_MESH.values()], rows)
-
-
-def fit_mesh_pose(read: Callable[[str], dict[str, Any]]) -> str:
-    """Poses found with every kind of Gaussians."""
-    degrees, success, seconds = (read(f"fit-mesh-pose-{metric}") for metric in ("degrees", "success", "seconds"))
-    numbers = degrees["settings"]["gaussians"]
-    rows = []
-    for arm, label in FIT_MESH_POSE.items():
-        counts = sorted({of_mesh[arm] for of_mesh in numbers.values()})
-        count = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-        means = [statistics.mean(result["runs"][arm]) for result in (degrees, success, seconds)]
-        rows.append([label, count, f"{means[2]:.2f} s", f"{means[1]:.0f} %", f"{means[0]:.2f}°"])
-    return _table(["Gaussians", "Number", "Time of a fit", "Within 5°", "Median error"], rows)
+    return table(["", result["metric"], "range", "runs"], rows)
 
 
 TABLES: dict[str, Callable[[Callable[[str], dict[str, Any]]], str]] = {
@@ -314,11 +260,12 @@ TABLES: dict[str, Callable[[Callable[[str], dict[str, Any]]], str]] = {
     "scale-stages": stages,
     "rays": rays,
     "rays-trees": trees,
-    "demo": demo,
+    "demo": fit_tables.demo,
     "exactness": exactness,
     "splatting": splatting,
-    "fit-mesh": fit_mesh,
-    "fit-mesh-pose": fit_mesh_pose,
+    "shape-fits": fit_tables.shape_fits,
+    "fit-mesh": fit_tables.fit_mesh,
+    "fit-mesh-pose": fit_tables.fit_mesh_pose,
 }
 
 
@@ -366,27 +313,11 @@ def _ratio(result: dict[str, Any], arm: str, over: str) -> float:
 
 def _speedups(result: dict[str, Any]) -> str:
     peers, used = result["baselines"], result["settings"]["arm_threads"]
-    rows = [[LABELS["ours"], f"{_number(_median(result, 'ours'))} ms", str(used["ours"]), ""]]
+    rows = [[LABELS["ours"], f"{number(median(result, 'ours'))} ms", str(used["ours"]), ""]]
     for peer in peers:
-        ratio = f"{_number(speedup(result, peer))} times"
-        rows.append([LABELS[peer], f"{_number(_median(result, peer))} ms", str(used[peer]), ratio])
-    return _table(["Renderer", "Forward + backward", "Threads", "voge is faster by"], rows)
-
-
-def _median(result: dict[str, Any], arm: str) -> float:
-    return statistics.median(result["runs"][arm])
-
-
-def _number(value: float) -> str:
-    """Three digits."""
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    aligned = ["---"] + ["---:"] * (len(head) - 1)
-    return "".join("| " + " | ".join(row) + " |\n" for row in (head, aligned, *rows))
+        ratio = f"{number(speedup(result, peer))} times"
+        rows.append([LABELS[peer], f"{number(median(result, peer))} ms", str(used[peer]), ratio])
+    return table(["Renderer", "Forward + backward", "Threads", "voge is faster by"], rows)
 
 
 if __name__ == "__main__":

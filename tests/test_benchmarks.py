@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import memory, plots, results, scenes, tables, timing
+import voge
+from benchmarks import command, memory, plots, results, scenes, tables, timing
 from voge import _cpu
 
 PROTOCOL = yaml.safe_load((results.ROOT / "benchmarks" / "renderer.yaml").read_text(encoding="utf-8"))
@@ -248,3 +249,40 @@ def test_renderer_results_come_out_of_a_small_run(tmp_path, monkeypatch, capsys)
             f"<!-- table: {name} -->\n<!-- end of table: {name} -->", lambda one: results.read(one, tmp_path)
         )
         assert filled.count("\n|") >= 4 - (name == "renderer-threads")
+
+
+def test_shape_fits_come_out_of_a_small_run(tmp_path, monkeypatch, capsys):
+    from benchmarks import shape_fits
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["shape_fits", "--quick", "--out", str(tmp_path)])
+    try:
+        shape_fits.main()
+    finally:
+        torch.set_num_threads(before)
+    assert "shape-fits-seconds-iou.json" in capsys.readouterr().out
+    names = {f"shape-fits-{mode}-{metric}" for mode in ("steps", "seconds") for metric in ("iou", "alpha", "chamfer")}
+    names |= {f"shape-fits-colours-{metric}" for metric in shape_fits.METRICS}
+    assert {path.stem for path in tmp_path.glob("*.json")} == names
+    for name in names:
+        result = results.read(name, tmp_path)
+        assert list(result["runs"]) == ["ours", "hermite-4", "segments-1", "segments-2"]
+        for arm, row in result["settings"]["differences"].items():
+            shift = sum(result["runs"][arm]) - sum(result["runs"]["ours"])
+            assert row["low"] <= row["mean"] <= row["high"]
+            assert row["mean"] == pytest.approx(shift / len(result["seeds"]))
+
+
+def test_shape_fits_judge_a_mesh_by_itself():
+    """The chamfer distance of a square to itself moved is by how far; the views hold what the mesh covers."""
+    from benchmarks import shape_fits
+
+    corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+    square = voge.io.Mesh(corners, torch.tensor([[0, 1, 2], [0, 2, 3]]))
+    moved = square._replace(vertices=corners + torch.tensor([0.0, 0, 0.3]))
+    assert shape_fits.chamfer(square, moved, 4000, 0) == pytest.approx(0.3, rel=0.01)
+    trial = shape_fits.trial("capsule", shape_fits.quick(command.protocol(shape_fits.PROTOCOL)), 100)
+    assert trial.seen.silhouettes.shape == (4, 24, 24) and trial.judges.silhouettes.shape == (2, 48, 48)
+    for cameras, silhouettes, images in (trial.seen, trial.judges):
+        middle = silhouettes[:, cameras.image_size[0] // 2, cameras.image_size[1] // 2]
+        assert (middle == 1).all() and (images[silhouettes == 0] == 0).all()

@@ -26,7 +26,7 @@ template <class T>
 VOGE_HD void hermite_node(int points, int i, T& node, T& weight) {
   // The nodes >= 0 of 1, 2, .. 8 points, one rule a line.
   // clang-format off
-  constexpr double nodes[] = {
+  static constexpr double nodes[] = {
       0.0,
       1.0,
       0.0, 1.7320508075688773,
@@ -35,7 +35,7 @@ VOGE_HD void hermite_node(int points, int i, T& node, T& weight) {
       0.61670659019259415, 1.8891758777537107, 3.324257433552119,
       0.0, 1.1544053947399681, 2.3667594107345413, 3.7504397177257423,
       0.53907981135137511, 1.636519042435108, 2.8024858612875417, 4.1445471861258943};
-  constexpr double weights[] = {
+  static constexpr double weights[] = {
       1.0,
       0.5,
       0.66666666666666667, 0.16666666666666667,

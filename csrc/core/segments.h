@@ -29,7 +29,7 @@ struct LoneCut {
 };
 VOGE_HD LoneCut lone_cut(int points, int i) {
   // clang-format off
-  constexpr LoneCut cuts[] = {  // one rule a line
+  static constexpr LoneCut cuts[] = {  // one rule a line
       {-0.5606, -0.9227, -1.2403},
       {-1.1731, -0.3581, -1.9044}, {0.6017, -1.4776, -1.585},
       {-1.4919, -0.7602, -0.8658}, {-0.207, -1.2482, -1.0411}, {1.0633, -1.4451, -1.74},
