@@ -1,9 +1,11 @@
 # Every target does its own set-up: it makes .venv, installs what it needs, and installs again only when the files that decide
-# about the installation have changed. PYTHON chooses the interpreter, JOBS the number of test processes.
+# about the installation have changed. PYTHON chooses the interpreter, JOBS the number of test processes, ARCHS the GPUs of
+# cuda-report.
 PYTHON ?= python3
 JOBS ?= $(shell nproc)
 TORCH ?= 2.14.1
 TORCHVISION ?=
+ARCHS ?= 90
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +19,7 @@ SECOND := .venv-torch
 RENDERER_TESTS := $(patsubst %,tests/test_%.py,checks cameras gaussians reference render fragments convert io io_arrays io_meshes io_ply \
 	install)
 
-.PHONY: demo test test-torch bench lint format docs clean
+.PHONY: demo test test-torch bench lint format docs cuda-report clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -46,6 +48,10 @@ bench: $(VENV)/.test
 
 docs: $(VENV)/.test
 	$(BIN)/mkdocs build --strict
+
+# Registers, shared memory and spills of every CUDA kernel; needs no GPU.
+cuda-report: $(VENV)/.test
+	$(BIN)/python tools/cuda_report.py $(addprefix sm_,$(ARCHS))
 
 # The tests of the renderer under another torch, with a wheel that is built once and knows of none.
 test-torch: $(SECOND)/.torch-$(TORCH)
@@ -98,5 +104,5 @@ $(SECOND)/.torch-$(TORCH): $(WHEEL)/.built
 	@touch $@
 
 clean:
-	rm -rf build dist site *.egg-info voge/_cpu*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info voge/_cpu*.so voge/cubins .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f $(VENV)/.demo $(VENV)/.test

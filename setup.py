@@ -3,11 +3,15 @@
 No torch takes part. The kernels are compiled once per instruction set (csrc/cpu/isa_*.cpp, each with its own flags) and
 one of them is chosen at run time, so nothing here ties the module to the machine that builds it. CXX, CXXFLAGS and
 LDFLAGS are honoured.
+
+The CUDA sources go into the package as they are, to be compiled when they are first used. VOGE_CUDA_ARCHS="80 90"
+compiles them here, with nvcc (NVCC, NVCCFLAGS), for these architectures.
 """
 
 from __future__ import annotations
 
 import os
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -18,8 +22,10 @@ from pathlib import Path
 import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+CUDA = runpy.run_path(str(ROOT / "voge" / "backends" / "sources.py"))
 FLAGS = [
     *("-std=c++17", "-O3", "-DNDEBUG", "-fPIC", "-pthread", "-Wall", "-Wextra"),
     *(
@@ -74,7 +80,30 @@ def compile_commands(compiler: list[str], folder: Path) -> dict[Path, tuple[Path
     return commands
 
 
-def ninja_file(commands: dict[Path, tuple[Path, list[str]]], link: list[str], module: Path) -> str:
+def cubin_commands(package: Path) -> dict[Path, tuple[Path, list[str]]]:
+    """The same for the CUDA kernels' machine code, inside the package; none without VOGE_CUDA_ARCHS."""
+    wanted = os.environ.get("VOGE_CUDA_ARCHS", "").replace(",", " ").split()
+    if not wanted:
+        return {}
+    compiler = shlex.split(os.environ.get("NVCC", "nvcc"))
+    if not shutil.which(compiler[0]):
+        raise SystemExit(f"VOGE_CUDA_ARCHS is set, but {compiler[0]} was not found: unset it, or name nvcc in NVCC")
+    options = [f"-std={CUDA['STANDARD']}", "-I", str(ROOT / "csrc"), *shlex.split(os.environ.get("NVCCFLAGS", ""))]
+    commands = {}
+    for architecture in wanted:
+        for unit in CUDA["units"]():
+            cubin = CUDA["cubin"](unit, int(architecture), package)
+            target = f"-arch=sm_{architecture}"
+            commands[cubin] = (unit, [*compiler, *options, target, "-cubin", str(unit), "-o", str(cubin)])
+    return commands
+
+
+def ninja_file(
+    commands: dict[Path, tuple[Path, list[str]]],
+    link: list[str],
+    module: Path,
+    cubins: dict[Path, tuple[Path, list[str]]],
+) -> str:
     """The same commands as a build.ninja, with dependencies on headers."""
 
     def escape(path: Path) -> str:
@@ -92,7 +121,7 @@ def ninja_file(commands: dict[Path, tuple[Path, list[str]]], link: list[str], mo
         "  description = compile $in",
     ]
     lines += ["rule link", f"  command = {shell(link)}", "  description = link $out"]
-    for obj, (source, command) in commands.items():
+    for obj, (source, command) in (commands | cubins).items():
         lines += [f"build {escape(obj)}: compile {escape(source)}", f"  run = {shell(command)}"]
     lines += [f"build {escape(module)}: link {' '.join(map(escape, commands))}", ""]
     return "\n".join(lines)
@@ -106,7 +135,8 @@ class BuildNative(build_ext):
         module = Path(self.get_ext_fullpath(ext.name)).resolve()
         folder = Path(self.build_temp).resolve() / "csrc"
         commands = compile_commands(compiler, folder)
-        for parent in {module.parent, *(obj.parent for obj in commands)}:
+        cubins = cubin_commands(module.parent)
+        for parent in {module.parent, *(obj.parent for obj in (commands | cubins))}:
             parent.mkdir(parents=True, exist_ok=True)
         link = [
             *compiler,
@@ -120,12 +150,30 @@ class BuildNative(build_ext):
         ]
         ninja = shutil.which("ninja", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
         if ninja:
-            (folder / "build.ninja").write_text(ninja_file(commands, link, module))
+            (folder / "build.ninja").write_text(ninja_file(commands, link, module, cubins))
             run([ninja, "-C", str(folder)])
         else:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                list(pool.map(run, [command for _, command in commands.values()]))
+                list(pool.map(run, [command for _, command in (commands | cubins).values()]))
             run(link)
 
 
-setup(ext_modules=[Extension("voge._cpu", sources=[])], cmdclass={"build_ext": BuildNative})
+class BuildPackage(build_py):
+    """Also copies the CUDA sources into the package; an editable installation reads them where they are."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        for pattern in ("core/*.h", "cuda/*.h", "cuda/*.cu"):
+            for source in ROOT.glob(f"csrc/{pattern}"):
+                copy = Path(self.build_lib) / "voge" / source.relative_to(ROOT)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                self.copy_file(str(source), str(copy))
+
+
+if __name__ == "__main__":
+    setup(
+        ext_modules=[Extension("voge._cpu", sources=[])],
+        cmdclass={"build_ext": BuildNative, "build_py": BuildPackage},
+    )

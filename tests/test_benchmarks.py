@@ -10,7 +10,7 @@ import torch
 import yaml
 
 import voge
-from benchmarks import command, memory, plots, results, scenes, tables, timing
+from benchmarks import command, gpu, memory, plots, results, scenes, tables, timing
 from voge import _cpu
 
 PROTOCOL = yaml.safe_load((results.ROOT / "benchmarks" / "renderer.yaml").read_text(encoding="utf-8"))
@@ -286,3 +286,23 @@ def test_shape_fits_judge_a_mesh_by_itself():
     for cameras, silhouettes, images in (trial.seen, trial.judges):
         middle = silhouettes[:, cameras.image_size[0] // 2, cameras.image_size[1] // 2]
         assert (middle == 1).all() and (images[silhouettes == 0] == 0).all()
+
+
+def test_gpu_scene_is_as_crowded_as_the_protocol_says():
+    p = command.protocol(gpu.PROTOCOL)
+    for size in ((256, 256, 2562), (128, 192, 10000)):
+        found = gpu.crowding(gpu.slab(p["scene"], *size))
+        assert 40 <= found["hits"] <= 60 and found["overlaps"] <= 15
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the rehearsal without a GPU")
+def test_gpu_benchmark_rehearses_on_the_cpu(tmp_path, monkeypatch, capsys):
+    arguments = ["gpu", "--quick", "--only", "times", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    gpu.main()
+    runs = results.read("gpu-times-none", tmp_path)["runs"]
+    assert {"ours", "forward-hermite-1-32-32-100", "backward-segments-2-32-32-100"} <= set(runs)
+    for wrong in ([*arguments[:2]], [arguments[0], *arguments[2:]]):
+        monkeypatch.setattr(sys, "argv", wrong)
+        with pytest.raises(SystemExit, match="no GPU here"):
+            gpu.main()

@@ -17,7 +17,7 @@ from voge import _cpu
 
 MODULE = Path(_cpu.__file__)
 OPTIONAL = ("scipy", "trimesh", "plyfile", "safetensors", "imageio", "PIL", "cv2", "timm", "rich", "matplotlib")
-OPTIONAL += ("pytorch3d", "torchvision", "viser")
+OPTIONAL += ("pytorch3d", "torchvision", "viser", "cuda")  # cuda: cuda-core and cuda-bindings
 PICTURE = """
 import torch, voge
 gaussians = voge.Gaussians.from_scales_rotations(torch.zeros(1, 3), torch.full((1, 3), 0.3), torch.eye(3)[None])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from voge import checks, reference
 from voge.backends import fragments as ops
+from voge.backends.operators import Products
 from voge.cameras import Cameras
 from voge.gaussians import Gaussians
 from voge.rays import Rays
@@ -32,6 +33,7 @@ class Fragments:
         widths: standard deviation along the ray, world units.
         offsets: int64 (rays + 1,), or None where the slots are dense.
         batch_shape, ray_shape, num: shape of the batch, shape of the rays ((H, W) for a camera), number N of Gaussians.
+        backend: "cpu", "cuda" or "reference": what computed them, and computes interpolate, sample and visibility.
     """
 
     indices: Tensor
@@ -43,12 +45,13 @@ class Fragments:
     batch_shape: torch.Size
     ray_shape: torch.Size
     num: int
+    backend: str = "cpu"
 
     def interpolate(self, x: Tensor) -> Tensor:
         """Weighted sum along every ray of x (..., N, C), whose batch broadcasts to the fragments': (..., H, W, C)."""
         checks.tensor("x", x, (self.num, "C"), dtype=self.weights.dtype, device=self.weights.device, finite=True)
         x = self._items("x", x, x.shape[:-2])
-        y = ops.gather(self._flat(self.weights), self._flat(self.indices), self._offsets, x)
+        y = self._products.gather(self._flat(self.weights), self._flat(self.indices), self._offsets, x)
         return y.reshape(*self.batch_shape, *self.ray_shape, x.shape[-1])
 
     def alpha(self) -> Tensor:
@@ -87,8 +90,18 @@ class Fragments:
 
     def _scatter(self, y: Tensor) -> Tensor:
         items = self.batch_shape.numel()
-        x = ops.scatter(self._flat(self.weights), self._flat(self.indices), self._offsets, y, items, self.num)
+        x = self._products.scatter(
+            self._flat(self.weights), self._flat(self.indices), self._offsets, y, items, self.num
+        )
         return x.view(*self.batch_shape, self.num, y.shape[-1])
+
+    @property
+    def _products(self) -> Products:
+        if self.backend == "cuda":
+            from voge.backends import cuda_fragments
+
+            return cuda_fragments.products
+        return ops.products
 
     @property
     def _offsets(self) -> Tensor:
@@ -136,17 +149,25 @@ def trace(
     scene = (x.means, x.precisions, x.density, x.origins, x.directions)
     slots: tuple[Tensor, ...]
     offsets: Tensor | None
-    if settings.backend == "cpu":
-        from voge.backends import cpu
-
-        refuse_tangents("voge.trace", x)
+    if settings.backend != "reference":
+        refuse_tangents("voge.trace", settings.backend, x)
+        detached = (*(t.detach() for t in scene), x.valid, x.projection, *x.grid, *settings[:4])
         try:
-            indices, offsets = cpu.trace(*(t.detach() for t in scene), x.valid, x.projection, *x.grid, *settings[:4])
+            if settings.backend == "cpu":
+                from voge.backends import cpu
+
+                indices, offsets = cpu.trace(*detached)
+                lengths, peaks, widths = ops.hits(indices, offsets, *scene, settings.world)
+                weights = ops.weights(lengths, peaks, widths, offsets, quadrature, points)
+            else:
+                from voge.backends import cuda_fragments as cuda
+
+                indices, offsets, most = cuda.trace(*detached)
+                lengths, peaks, widths = cuda.hits(indices, offsets, *scene, settings.world)
+                weights = cuda.weights(lengths, peaks, widths, offsets, most, quadrature, points)
         except ValueError:
             check_values(gaussians, x)  # says more of what came than the kernels do
             raise
-        lengths, peaks, widths = ops.hits(indices, offsets, *scene, settings.world)
-        weights = ops.weights(lengths, peaks, widths, offsets, quadrature, points)
         slots = (indices, weights, lengths, peaks, widths)
     else:
         check_values(gaussians, x)
@@ -169,4 +190,5 @@ def trace(
         slots = tuple(t.reshape(*x.batch, *x.ray_shape, max_hits) for t in slots)
         offsets = None
     indices, weights, lengths, peaks, widths = slots
-    return Fragments(indices, weights, lengths, peaks, widths, offsets, x.batch, x.ray_shape, gaussians.num)
+    shapes = (x.batch, x.ray_shape, gaussians.num)
+    return Fragments(indices, weights, lengths, peaks, widths, offsets, *shapes, settings.backend)

@@ -30,12 +30,15 @@ class Rendering(NamedTuple):
             where half of what the ray loses in all is lost.
         normals: (..., H, W, 3) in the world, of length 1 (0 where nothing is hit), along minus the integral of
             T grad rho; None unless asked for.
+        overflow: with a `capacity` on a GPU: int64 of no dimension, 0, or the capacity that is needed; then all else is
+            NaN. None without one.
     """
 
     features: Tensor
     alpha: Tensor
     depth: Tensor
     normals: Tensor | None = None
+    overflow: Tensor | None = None
 
 
 class Settings(NamedTuple):
@@ -102,8 +105,9 @@ def render(
         background: what shows through, (C,) or (..., H, W, C): enters with max(0, 1 - alpha). None: black.
         depth: "expected" or "median", see Rendering; a median in a gap between Gaussians has no gradient.
         normals: whether to render normals too.
-        backend: None (by device), "cpu" or "reference".
-        capacity: a hint for CUDA graphs, not used on the CPU.
+        backend: None (by device), "cpu", "cuda" or "reference".
+        capacity: on a GPU, how many pairs of a Gaussian and a tile of 8 x 4 pixels (or 32 rays) to make room for: the
+            call does not wait for the GPU then, as CUDA graphs demand, and checks no values. Not used elsewhere.
 
     Raises:
         TypeError, ValueError: types, shapes, devices; values that are not finite, not positive definite, out of range.
@@ -114,15 +118,22 @@ def render(
     checks.tensor("features", features, (gaussians.num, "C"))
     if capacity is not None:
         checks.integer("capacity", capacity, 1, None)
-    x = flatten(gaussians, cameras_or_rays, features, absorptivity)
-    if settings.backend == "cpu":
-        from voge.backends import cpu
-
-        refuse_tangents("voge.render", x)
+    wait = capacity is None or settings.backend != "cuda"  # or else no value is read
+    x = flatten(gaussians, cameras_or_rays, features, absorptivity, wait)
+    overflow = None
+    if settings.backend != "reference":
+        refuse_tangents("voge.render", settings.backend, x)
         scene = (x.means, x.precisions, x.density, x.features, x.origins, x.directions, x.valid, x.projection)
         options = (*x.grid, *settings[:4], quadrature == "segments", points, depth == "median", normals)
         try:
-            image, alpha, length, normal = cpu.render(*scene, *options)
+            if settings.backend == "cpu":
+                from voge.backends import cpu
+
+                image, alpha, length, normal = cpu.render(*scene, *options)
+            else:
+                from voge.backends import cuda
+
+                image, alpha, length, normal, overflow = cuda.render(*scene, *options, capacity or 0)
         except ValueError:
             check_values(gaussians, x)  # says more of what came than the kernels do
             raise
@@ -143,9 +154,10 @@ def render(
     shape = (*x.batch, *x.ray_shape)
     image, alpha, length = image.reshape(*shape, features.shape[-1]), alpha.reshape(shape), length.reshape(shape)
     if background is not None:
-        check_background(background, image)
+        check_background(background, image, wait)
         image = image + (1 - alpha).clamp(min=0)[..., None] * background
-    return Rendering(image, alpha, length, unit(normal.reshape(*shape, 3)) if normals else None)
+    normal = unit(normal.reshape(*shape, 3)) if normals else None
+    return Rendering(image, alpha, length, normal, None if capacity is None else overflow)
 
 
 def unit(v: Tensor) -> Tensor:
@@ -182,9 +194,16 @@ def check_settings(
 
 
 def flatten(
-    gaussians: Gaussians, cameras_or_rays: Cameras | Rays | Any, features: Tensor | None, absorptivity: float | Tensor
+    gaussians: Gaussians,
+    cameras_or_rays: Cameras | Rays | Any,
+    features: Tensor | None,
+    absorptivity: float | Tensor,
+    values: bool = True,
 ) -> Inputs:
-    """Checks that Gaussians, rays and features fit together, and gives each one flat batch dimension."""
+    """Checks that Gaussians, rays and features fit together, and gives each one flat batch dimension.
+
+    `values`: also check the value of the absorptivity.
+    """
     num, dtype, device = gaussians.num, gaussians.dtype, gaussians.device
     shapes = {"gaussians": gaussians.batch_shape}
     if features is not None:
@@ -232,7 +251,7 @@ def flatten(
     density = gaussians.density
     if density is None:
         density = torch.ones(num, dtype=dtype, device=device)
-    density = absorb(density, absorptivity)
+    density = absorb(density, absorptivity, values)
     return Inputs(
         flat(gaussians.means, own, num, 3),
         flat(gaussians.precisions, own, num, 3, 3),
@@ -250,16 +269,16 @@ def flatten(
     )
 
 
-def absorb(density: Tensor, absorptivity: float | Tensor) -> Tensor:
+def absorb(density: Tensor, absorptivity: float | Tensor, values: bool = True) -> Tensor:
     """Density times absorptivity, a positive number or a tensor of one."""
     if isinstance(absorptivity, Tensor):
         if absorptivity.numel() != 1 or not absorptivity.is_floating_point():
             raise ValueError(
                 f"absorptivity: expected one floating value, got {absorptivity.dtype} {tuple(absorptivity.shape)}"
             )
-        checks.every(
-            "absorptivity", (absorptivity > 0) & absorptivity.isfinite(), "a finite value above zero", absorptivity
-        )
+        if values:
+            fits = (absorptivity > 0) & absorptivity.isfinite()
+            checks.every("absorptivity", fits, "a finite value above zero", absorptivity)
         return density * absorptivity.reshape(()).to(density)
     if not isinstance(absorptivity, (int, float)) or not absorptivity > 0 or not math.isfinite(absorptivity):
         raise ValueError(f"absorptivity: expected a finite number above zero, got {absorptivity!r}")
@@ -273,21 +292,22 @@ def expect_like(name: str, x: Tensor, dtype: torch.dtype, device: torch.device) 
         raise ValueError(f"{name}: expected tensors on {device} like the Gaussians, got {x.device}")
 
 
-def check_background(background: Tensor, image: Tensor) -> None:
-    checks.tensor("background", background, (image.shape[-1],), dtype=image.dtype, device=image.device, finite=True)
+def check_background(background: Tensor, image: Tensor, finite: bool) -> None:
+    checks.tensor("background", background, (image.shape[-1],), dtype=image.dtype, device=image.device, finite=finite)
     got = background.shape
     tail = image.shape[-len(got) :] if len(got) <= image.dim() else ()
     if len(got) > image.dim() or (len(got) > 1 and any(a not in (1, b) for a, b in zip(got, tail, strict=True))):
         raise ValueError(f"background: expected shape (C,) or {tuple(image.shape)}, got {tuple(got)}")
 
 
-def refuse_tangents(name: str, x: Inputs) -> None:
+def refuse_tangents(name: str, backend: str, x: Inputs) -> None:
     """RuntimeError in forward mode: torch would drop the tangents at an operator of ours, and say nothing."""
     if backends.transformed():
         tensors = (x.means, x.precisions, x.density, x.features, x.origins, x.directions)
         if any(torch.autograd.forward_ad.unpack_dual(t).tangent is not None for t in tensors):
             raise RuntimeError(
-                f'{name} has no forward-mode derivatives on backend "cpu"; backend="reference" (plain torch) has them'
+                f'{name} has no forward-mode derivatives on backend "{backend}"; backend="reference" (plain torch) '
+                "has them"
             )
 
 

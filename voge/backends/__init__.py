@@ -1,10 +1,10 @@
-"""Backends: `cpu` (native kernels) and `reference` (plain torch, any device); one is chosen by the tensors' device."""
+"""Backends: `cpu` and `cuda` (native kernels), `reference` (plain torch, any device); chosen by the tensors' device."""
 
 from __future__ import annotations
 
 import torch
 
-BACKENDS = ("cpu", "reference")
+BACKENDS = ("cpu", "cuda", "reference")
 
 
 def transformed() -> bool:
@@ -22,14 +22,19 @@ def eager() -> bool:
 def choose(backend: str | None, device: torch.device) -> str:
     """Name of the backend for tensors on `device`; ValueError when it is unknown or does not fit the device."""
     if backend is None:
-        if device.type != "cpu":
+        if device.type not in ("cpu", "cuda"):
             raise ValueError(
-                f"the Gaussians are on {device}, for which there is no native backend yet: move them to the CPU, or "
-                'pass backend="reference" (plain torch: slow, any device)'
+                f"the Gaussians are on {device}, for which there is no native backend: move them to the CPU or to a "
+                'CUDA device, or pass backend="reference" (plain torch: slow, any device)'
             )
-        return "cpu"
+        return device.type
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(map(repr, BACKENDS))} or None, got {backend!r}")
     if backend == "cpu" and device.type != "cpu":
         raise ValueError(f'backend="cpu" needs tensors on the CPU, got {device}')
+    if backend == "cuda" and device.type != "cuda":
+        from voge.backends import cuda_launch
+
+        if not cuda_launch.replaced():
+            raise ValueError(f'backend="cuda" needs tensors on a CUDA device, got {device}')
     return backend

@@ -1,20 +1,17 @@
-"""The native kernels as torch operators: schema, fake kernel, autograd.
+"""The bodies of the operators on the CPU: the native kernels behind render and trace."""
 
-Annotations stay objects here: the schemas are read from them.
-"""
-
-from typing import Optional, Tuple
+from __future__ import annotations
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from voge import _cpu
-from voge.backends import eager
+from voge.backends import eager, operators
 from voge.backends.cameras import sum_to
 
 
-def _array(x: Optional[Tensor]) -> Optional[np.ndarray]:
+def _array(x: Tensor | None) -> np.ndarray | None:
     return None if x is None else x.detach().contiguous().numpy()
 
 
@@ -64,8 +61,8 @@ def _render(
     features: Tensor,  # (F, N, C)
     origins: Tensor,  # (R, 1 or rays, 3)
     directions: Tensor,  # (R, rays, 3)
-    valid: Optional[Tensor],  # (R, rays) bool
-    projection: Optional[Tensor],  # (R, 3, 4) float64: the rays are its pixel grid
+    valid: Tensor | None,  # (R, rays) bool
+    projection: Tensor | None,  # (R, 3, 4) float64: the rays are its pixel grid
     height: int,
     width: int,
     max_hits: int,  # 0: all
@@ -76,7 +73,7 @@ def _render(
     points: int,
     median: bool,
     with_normals: bool,
-) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Features (B, rays, C), alpha (B, rays), depth (B, rays), normals (B, rays, 3) or (0, rays, 3) of every ray."""
     scene = _scene(
         *(means, precisions, density, origins, directions, valid, projection),
@@ -95,25 +92,13 @@ def _render(
     return image, alpha, depth, normals
 
 
-render_operator = torch.library.custom_op("voge::render", _render, mutates_args=(), device_types="cpu")
-
-
 def render(*scene_and_options):
     """The operator, or at once what it does where nobody asks for gradients: dispatching it costs 40 us."""
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in scene_and_options[:6])
     return (_render if eager() and not wanted else render_operator)(*scene_and_options)
 
 
-@render_operator.register_fake
-def _(means, precisions, density, features, origins, directions, *settings):
-    batch, rays = max(means.shape[0], directions.shape[0], features.shape[0]), directions.shape[1]
-    image = means.new_empty(batch, rays, features.shape[2])
-    normals = means.new_empty(batch if settings[-1] else 0, rays, 3)
-    return image, means.new_empty(batch, rays), means.new_empty(batch, rays), normals
-
-
-@torch.library.custom_op("voge::render_backward", mutates_args=(), device_types="cpu")
-def render_backward(
+def _render_backward(
     grad_image: Tensor,
     grad_alpha: Tensor,
     grad_depth: Tensor,
@@ -124,8 +109,8 @@ def render_backward(
     features: Tensor,
     origins: Tensor,
     directions: Tensor,
-    valid: Optional[Tensor],
-    projection: Optional[Tensor],
+    valid: Tensor | None,
+    projection: Tensor | None,
     height: int,
     width: int,
     max_hits: int,
@@ -137,7 +122,7 @@ def render_backward(
     median: bool,
     with_normals: bool,
     want_rays: bool,
-) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of means, precisions, density, features, origins and directions (the last two 0 unless wanted)."""
     scene = _scene(
         *(means, precisions, density, origins, directions, valid, projection),
@@ -169,50 +154,21 @@ def render_backward(
     return g_means, g_precisions, g_density, g_features, g_origins, g_directions
 
 
-@render_backward.register_fake
-def _(grad_image, grad_alpha, grad_depth, grad_normals, *inputs):
-    return tuple(x.new_empty(x.shape) for x in inputs[:6])
-
-
-def _once(ctx, *grads):
-    raise RuntimeError(
-        'voge.render has no second derivatives on backend "cpu"; backend="reference" (plain torch) has them'
-    )
-
-
-render_backward.register_autograd(_once)
-
-
-def _setup(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:8])
-    ctx.settings = inputs[8:]
-
-
-def _backward(ctx, *upstream):
-    want_rays = ctx.needs_input_grad[4] or ctx.needs_input_grad[5]
-    grads = render_backward(*upstream, *ctx.saved_tensors, *ctx.settings, want_rays)
-    return *grads, None, None, *(None for _ in ctx.settings)
-
-
-render_operator.register_autograd(_backward, setup_context=_setup)
-
-
-@torch.library.custom_op("voge::trace", mutates_args=(), device_types="cpu")
-def trace(
+def _trace(
     means: Tensor,
     precisions: Tensor,
     density: Tensor,
     origins: Tensor,
     directions: Tensor,
-    valid: Optional[Tensor],
-    projection: Optional[Tensor],
+    valid: Tensor | None,
+    projection: Tensor | None,
     height: int,
     width: int,
     max_hits: int,
     threshold: float,
     near: float,
     world: bool,
-) -> Tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Hits of every ray by ascending length: indices (B, rays, max_hits), -1 for none, and no offsets; or, with
     max_hits 0, flat indices (M,) and offsets (B * rays + 1,)."""
     scene = _scene(
@@ -233,10 +189,5 @@ def trace(
     return indices, offsets
 
 
-@trace.register_fake
-def _(means, precisions, density, origins, directions, valid, projection, height, width, max_hits, *settings):
-    batch, rays = max(means.shape[0], directions.shape[0]), directions.shape[1]
-    if max_hits > 0:
-        return means.new_empty(batch, rays, max_hits, dtype=torch.int64), means.new_empty(0, dtype=torch.int64)
-    hits = torch.library.get_ctx().new_dynamic_size()
-    return means.new_empty(hits, dtype=torch.int64), means.new_empty(batch * rays + 1, dtype=torch.int64)
+render_operator = operators.render("", _render, _render_backward, "cpu", "cpu")
+trace = operators.trace("", _trace, "cpu")
