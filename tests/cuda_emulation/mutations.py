@@ -41,6 +41,7 @@ RENDER = "render::test_equals_the_cpu"
 BATCHES = "render::test_batches_of_everything"
 FRAGMENTS = "fragments::test_equals_the_cpu"
 WEIGHTS = "fragments::test_weights_of_every_number_of_points"
+SLOTS = "weights::test_slots_in_any_order_with_empty_ones_between"
 PRODUCTS = "fragments::test_products_equal_the_cpu"
 
 MUTATIONS = [
@@ -190,8 +191,8 @@ MUTATIONS = [
     Mutation(
         "hits beyond the shared memory",
         "scene.h",
-        "together ? memory + of_list : own",
-        "memory + of_list",
+        "memory == own || of_list + hits * of_hit <= room",
+        "memory == own || of_list <= room",
         "render::test_many_gaussians_in_long_lists",
         "race",
     ),
@@ -317,7 +318,7 @@ MUTATIONS = [
         FRAGMENTS,
     ),
     # weigh.cu
-    Mutation("empty slots keep what was there", "weigh.cu", "weights[begin + i] = 0;", "continue;", WEIGHTS),
+    Mutation("empty slots keep what was there", "weigh.cu", "weights[begin + i] = 0;", "continue;", SLOTS),
 ]
 
 
