@@ -19,7 +19,7 @@ SECOND := .venv-torch
 RENDERER_TESTS := $(patsubst %,tests/test_%.py,checks cameras gaussians reference render fragments convert io io_arrays io_meshes io_ply \
 	install)
 
-.PHONY: demo test test-torch bench lint format docs cuda-report clean
+.PHONY: demo test test-torch bench lint format docs cuda-report cuda-coverage clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -52,6 +52,11 @@ docs: $(VENV)/.test
 # Registers, shared memory and spills of every CUDA kernel; needs no GPU.
 cuda-report: $(VENV)/.test
 	$(BIN)/python tools/cuda_report.py $(addprefix sm_,$(ARCHS))
+
+# Lines of the CUDA kernels (gcov) and of the Python around them (coverage.py) that the emulated tests run.
+cuda-coverage: $(VENV)/.test
+	$(PIP) install -q "coverage>=7.6"
+	$(BIN)/python -m tests.cuda_emulation.coverage 95
 
 # The tests of the renderer under another torch, with a wheel that is built once and knows of none.
 test-torch: $(SECOND)/.torch-$(TORCH)

@@ -1,5 +1,6 @@
 """The emulator of CUDA threads: right kernels run right in every mode and order, and each planted mistake is found."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -116,6 +117,24 @@ def test_sanitizers(planted, name, message):
     assert run.returncode and message in run.stderr and "planted.cu" in run.stderr
 
 
+@pytest.mark.parametrize("mode", ["race", "sanitize"])
+def test_kernels_under_detectors(mode):
+    """A few tests of the real kernels, which together launch all of them, once more under each detector."""
+    tests = [
+        "tree.py::test_searches_do_not_depend_on_the_schedule_and_stop_at_the_capacity",
+        "tree.py::test_boxes_hold_their_children",
+        "weights.py::test_slots_in_any_order_with_empty_ones_between",
+        "fragments.py::test_products_equal_the_cpu",
+        "fragments.py::test_equals_the_cpu[batches1-rays-rule1-world-4-dtype0]",
+        "render.py::test_batches_of_everything",
+        "render.py::test_equals_the_cpu[camera-9-options8-dtype0]",
+    ]
+    environment = build.sanitizer_environment() if mode == "sanitize" else {**os.environ, "VOGE_EMULATION_MODE": mode}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/test_cuda_{x}" for x in tests)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=build.ROOT)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -144,7 +163,7 @@ def test_integers_are_checked(planted):
 
 
 def test_every_kernel_is_instantiated():
-    """Each function template of a .cu file with a kernel's name has its entry points; no __global__ is made by hand."""
+    """In both types, as the libraries export them."""
     kernels = build.kernels(build.CSRC)
     assert kernels
     for source in {source for source, _ in kernels.values()}:

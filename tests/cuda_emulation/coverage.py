@@ -1,4 +1,5 @@
-"""How much of csrc/cuda the emulated tests run, by gcov, and which of its functions they never instantiate.
+"""How much of csrc/cuda the emulated tests run, by gcov, which of its functions they never instantiate, and how much of
+the Python around it they run, by coverage.py.
 
 `python -m tests.cuda_emulation.coverage [LEAST] [pytest arguments]` runs the tests and fails below LEAST per cent."""
 
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from tests.cuda_emulation import build
 
+GLUE = ["voge/backends/cuda*.py", *(f"voge/backends/{name}.py" for name in ("kernels", "launcher", "nvrtc", "sources"))]
 FUNCTION = re.compile(r"^(?:VOGE_CALLED|__device__)(?: inline)? [\w:<>*& ]*?(\w+)\(", re.MULTILINE)
 
 
@@ -25,12 +27,16 @@ def counted() -> tuple[dict[str, dict[int, int]], set[str]]:
             path = Path(file["file"])
             if path.parent != build.CSRC / "cuda":
                 continue
-            functions |= {
-                re.sub(r"<.*", "", f["demangled_name"].split("(")[0]).split("::")[-1] for f in file["functions"]
-            }
+            functions |= {plain_name(function["demangled_name"]) for function in file["functions"]}
             for line in file["lines"]:
                 lines[path.name][line["line_number"]] += line["count"]
     return lines, functions
+
+
+def plain_name(demangled: str) -> str:
+    """Without result, parameters, template arguments and namespaces."""
+    shorter = re.sub(r"<[^<>]*>", "", demangled)
+    return plain_name(shorter) if shorter != demangled else demangled.split("(")[0].split("::")[-1]
 
 
 def main(least: float, arguments: list[str]) -> int:
@@ -39,12 +45,11 @@ def main(least: float, arguments: list[str]) -> int:
     tests = arguments or [
         str(p) for p in sorted((build.ROOT / "tests").glob("test_cuda_*.py")) if "mutations" not in p.name
     ]
-    subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *tests],
-        env={**os.environ, "VOGE_EMULATION_COVERAGE": "1"},
-        cwd=build.ROOT,
-        check=True,
-    )
+    coverage = [sys.executable, "-m", "coverage"]
+    # coverage's own tracer in C does not get on with NVIDIA's modules.
+    env = {**os.environ, "VOGE_EMULATION_COVERAGE": "1", "COVERAGE_CORE": "pytrace"}
+    include = f"--include={','.join(GLUE)}"
+    subprocess.run([*coverage, "run", include, "-m", "pytest", "-q", *tests], env=env, cwd=build.ROOT, check=True)
     lines, functions = counted()
     ran, every = 0, 0
     for name, counts in sorted(lines.items()):
@@ -54,7 +59,8 @@ def main(least: float, arguments: list[str]) -> int:
     written = {name for path in (build.CSRC / "cuda").iterdir() for name in FUNCTION.findall(path.read_text())}
     print(f"never compiled: {sorted(written - functions)}")
     print(f"{'all':22} {100 * ran / every:6.1f} % of {every} lines")
-    return int(100 * ran < least * every or bool(written - functions))
+    report = subprocess.run([*coverage, "report", "--show-missing", f"--fail-under={least}"], cwd=build.ROOT)
+    return int(100 * ran < least * every or bool(written - functions) or report.returncode != 0)
 
 
 if __name__ == "__main__":
