@@ -122,6 +122,10 @@ class Cameras:
         matrix = self.R.mT @ torch.linalg.inv_ex(self.K).inverse  # inv_ex does not wait for a GPU's report
         return Rays(self.centers()[..., None, :], torch.cat([pixels, ones], -1) @ matrix.mT)
 
+    def _grid(self) -> tuple[Tensor, Tensor, Tensor]:
+        """For the renderer: origins (..., 3), directions (..., H, W, 3) of all pixels, projections (B, 3, 4)."""
+        return camera_rays.grid(self.R, self.t, self.K, *self.image_size)
+
     def crop(self, box: Sequence[int]) -> Cameras:
         """The cameras of the part (x0, y0, x1, y1) of the image, x1 and y1 excluded; it may reach beyond the image."""
         sides = tuple(box) if hasattr(box, "__iter__") else (box,)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from voge import backends, checks, reference
-from voge.backends import cameras as camera_rays
 from voge.cameras import Cameras
 from voge.compat import as_cameras
 from voge.gaussians import Gaussians
@@ -233,7 +232,7 @@ def flatten(
         ray_batch, grid = cameras.batch_shape, cameras.image_size
         ray_shape = torch.Size(grid)
         shapes["cameras"] = ray_batch
-        origins, directions, projection = camera_rays.grid(cameras.R, cameras.t, cameras.K, *grid)
+        origins, directions, projection = cameras._grid()
         origins, directions = origins.reshape(-1, 1, 3), directions.reshape(-1, grid[0] * grid[1], 3)
     batch = checks.broadcast_batch(**shapes)
 

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from voge import checks
+from voge.backends.cameras import projections
 from voge.cameras import Cameras
 from voge.compat import as_cameras
 from voge.distributed.exchange import Exchange, exchange_counts
@@ -177,11 +178,9 @@ class _Rows(Cameras):
         super().__init__(part.R, part.t, part.K, part.image_size)
         self._whole, self._first, self._last = whole, first, last
 
-    def rays(self, pixels: Tensor | None = None) -> Rays:
-        if pixels is not None:
-            return super().rays(pixels)
-        origins, directions, valid = self._whole.rays()
-        return Rays(origins, directions[..., self._first : self._last, :, :], valid)
+    def _grid(self) -> tuple[Tensor, Tensor, Tensor]:
+        origins, directions, _ = self._whole._grid()
+        return origins, directions[..., self._first : self._last, :, :], projections(self.R, self.t, self.K)
 
 
 def _check_shard(gaussians: Gaussians, features: Tensor, threshold: float) -> None:
