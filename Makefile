@@ -55,7 +55,7 @@ cuda-report: $(VENV)/.test
 
 # Lines of the CUDA kernels (gcov) and of the Python around them (coverage.py) that the emulated tests run.
 cuda-coverage: $(VENV)/.test
-	$(PIP) install -q "coverage>=7.6"
+	$(PIP) install -q "coverage>=7.10"
 	$(BIN)/python -m tests.cuda_emulation.coverage 95
 
 # The tests of the renderer under another torch, with a wheel that is built once and knows of none.

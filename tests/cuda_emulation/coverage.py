@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.cuda_emulation import build
 
-GLUE = ["voge/backends/cuda*.py", *(f"voge/backends/{name}.py" for name in ("kernels", "launcher", "nvrtc", "sources"))]
+TESTS = ("bins", "tree", "weights", "render", "fragments", "launcher")
 FUNCTION = re.compile(r"^(?:VOGE_CALLED|__device__)(?: inline)? [\w:<>*& ]*?(\w+)\(", re.MULTILINE)
 
 
@@ -42,14 +42,16 @@ def plain_name(demangled: str) -> str:
 def main(least: float, arguments: list[str]) -> int:
     for data in build.BUILD.glob("*-coverage-*/*.gcda"):
         data.unlink()
-    tests = arguments or [
-        str(p) for p in sorted((build.ROOT / "tests").glob("test_cuda_*.py")) if "mutations" not in p.name
-    ]
-    coverage = [sys.executable, "-m", "coverage"]
-    # coverage's own tracer in C does not get on with NVIDIA's modules.
-    env = {**os.environ, "VOGE_EMULATION_COVERAGE": "1", "COVERAGE_CORE": "pytrace"}
-    include = f"--include={','.join(GLUE)}"
-    subprocess.run([*coverage, "run", include, "-m", "pytest", "-q", *tests], env=env, cwd=build.ROOT, check=True)
+    tests = arguments or [f"tests/test_cuda_{name}.py" for name in TESTS]
+
+    def coverage(*command: str, check: bool = True) -> int:  # settings stand in pyproject.toml
+        environment = {**os.environ, "VOGE_EMULATION_COVERAGE": "1"}
+        run = [sys.executable, "-m", "coverage", *command]
+        return subprocess.run(run, env=environment, cwd=build.ROOT, check=check).returncode
+
+    coverage("erase")
+    coverage("run", "-m", "pytest", "-q", *tests)
+    coverage("combine", "-q")
     lines, functions = counted()
     ran, every = 0, 0
     for name, counts in sorted(lines.items()):
@@ -59,8 +61,8 @@ def main(least: float, arguments: list[str]) -> int:
     written = {name for path in (build.CSRC / "cuda").iterdir() for name in FUNCTION.findall(path.read_text())}
     print(f"never compiled: {sorted(written - functions)}")
     print(f"{'all':22} {100 * ran / every:6.1f} % of {every} lines")
-    report = subprocess.run([*coverage, "report", "--show-missing", f"--fail-under={least}"], cwd=build.ROOT)
-    return int(100 * ran < least * every or bool(written - functions) or report.returncode != 0)
+    python = coverage("report", "--show-missing", f"--fail-under={least}", check=False)
+    return int(100 * ran < least * every or bool(written - functions) or python != 0)
 
 
 if __name__ == "__main__":
