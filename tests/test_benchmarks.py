@@ -295,7 +295,7 @@ def test_gpu_scene_is_as_crowded_as_the_protocol_says():
         assert 40 <= found["hits"] <= 60 and found["overlaps"] <= 15
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the rehearsal without a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="no machine without a GPU: here benchmarks.gpu runs whole")
 def test_gpu_benchmark_rehearses_on_the_cpu(tmp_path, monkeypatch, capsys):
     arguments = ["gpu", "--quick", "--only", "times", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", arguments)

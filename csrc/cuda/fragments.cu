@@ -9,30 +9,26 @@
 VOGE_NAMESPACE_BEGIN
 
 constexpr int threads = 128;
-constexpr int bad_index = 64;
 
 struct Slots {
   const int64_t *indices, *offsets;  // offsets (rays + 1), or null: dense
   int64_t most, num;
-  int32_t* flag;  // or null
 
   __device__ int64_t begin(int64_t ray) const { return offsets ? offsets[ray] : ray * most; }
   __device__ int64_t end(int64_t ray) const { return offsets ? offsets[ray + 1] : (ray + 1) * most; }
-  // The Gaussian of a slot, -1 for none; so is what is not the index of one, which raises the flag.
+  // The Gaussian of a slot, -1 for none; so is what is not the index of one.
   __device__ int64_t gaussian(int64_t slot) const {
     const int64_t k = indices[slot];
-    if (k >= -1 && k < num) return k;
-    if (flag) atomicOr(flag, bad_index);
-    return -1;
+    return k >= 0 && k < num ? k : -1;
   }
 };
 
 // Row of every slot, item * num + index, where the rays are split evenly between the items; items * num for empty ones.
 // And the ray of every slot. A warp a ray.
 template <class T>
-__device__ void slot_keys(const int64_t* indices, const int64_t* offsets, int64_t* keys, int64_t* ray_of, int32_t* flag,
-                          int64_t rays, int64_t most, int64_t items, int64_t num) {
-  const Slots slots{indices, offsets, most, num, flag};
+__device__ void slot_keys(const int64_t* indices, const int64_t* offsets, int64_t* keys, int64_t* ray_of, int64_t rays,
+                          int64_t most, int64_t items, int64_t num) {
+  const Slots slots{indices, offsets, most, num};
   for (int64_t ray = warp_index(); ray < rays; ray += warp_count())
     for (int64_t i = slots.begin(ray) + lane_index(); i < slots.end(ray); i += warp_size) {
       const int64_t k = slots.gaussian(i);
@@ -41,19 +37,20 @@ __device__ void slot_keys(const int64_t* indices, const int64_t* offsets, int64_
     }
 }
 VOGE_KERNEL(slot_keys, threads,
-            (const int64_t* indices, const int64_t* offsets, int64_t* keys, int64_t* ray_of, int32_t* flag,
-             int64_t rays, int64_t most, int64_t items, int64_t num),
-            (indices, offsets, keys, ray_of, flag, rays, most, items, num))
+            (const int64_t* indices, const int64_t* offsets, int64_t* keys, int64_t* ray_of, int64_t rays, int64_t most,
+             int64_t items, int64_t num),
+            (indices, offsets, keys, ray_of, rays, most, items, num))
 
 // ---- hits: length, peak and width of every slot
 
 template <class T>
 struct HitScene {
-  const Record<T>* records;       // (geometry_batch, num)
+  const T* records;               // (geometry_batch, num, 12)
   const T *origins, *directions;  // (ray_batch, 1 or rays_per_scene, 3), (ray_batch, rays_per_scene, 3)
   int64_t rays_per_scene, num, geometry_batch, ray_batch, origins_per_scene;
-  bool world;
+  int32_t world;
 
+  __device__ const Record<T>& record(int64_t i) const { return reinterpret_cast<const Record<T>*>(records)[i]; }
   // Of the first Gaussian of a ray's scene, in arrays of the geometry batch.
   __device__ int64_t base(int64_t ray) const { return geometry_batch == 1 ? 0 : ray / rays_per_scene * num; }
   __device__ int64_t own(int64_t ray) const { return ray_batch == 1 ? ray % rays_per_scene : ray; }
@@ -87,35 +84,28 @@ __device__ HitGradient<T> slot_adjoint(const HitScene<T>& s, const Record<T>& g,
 // A warp a ray.
 template <class T>
 __device__ void fragment_hits(const int64_t* indices, const int64_t* offsets, const T* records, const T* origins,
-                              const T* directions, T* lengths, T* peaks, T* widths, int32_t* flag, int64_t rays,
-                              int64_t most, int64_t rays_per_scene, int64_t num, int64_t geometry_batch,
-                              int64_t ray_batch, int64_t origins_per_scene, int32_t world) {
-  const Slots slots{indices, offsets, most, num, flag};
-  const HitScene<T> s{reinterpret_cast<const Record<T>*>(records),
-                      origins,
-                      directions,
-                      rays_per_scene,
-                      num,
-                      geometry_batch,
-                      ray_batch,
-                      origins_per_scene,
-                      world != 0};
+                              const T* directions, T* lengths, T* peaks, T* widths, int64_t rays, int64_t most,
+                              int64_t rays_per_scene, int64_t num, int64_t geometry_batch, int64_t ray_batch,
+                              int64_t origins_per_scene, int32_t world) {
+  const Slots slots{indices, offsets, most, num};
+  const HitScene<T> s{records,        origins,   directions,        rays_per_scene, num,
+                      geometry_batch, ray_batch, origins_per_scene, world};
   for (int64_t ray = warp_index(); ray < rays; ray += warp_count())
     for (int64_t i = slots.begin(ray) + lane_index(); i < slots.end(ray); i += warp_size) {
       const int64_t k = slots.gaussian(i);
       lengths[i] = peaks[i] = 0, widths[i] = 1;
       if (k < 0) continue;
-      const Record<T>& g = s.records[s.base(ray) + k];
+      const Record<T>& g = s.record(s.base(ray) + k);
       const Hit<T> hit = s.find(g, ray);
       lengths[i] = hit.length, peaks[i] = peak(g.density, hit, s.world), widths[i] = 1 / hit.inverse_width;
     }
 }
 VOGE_KERNEL(fragment_hits, threads,
             (const int64_t* indices, const int64_t* offsets, const T* records, const T* origins, const T* directions,
-             T* lengths, T* peaks, T* widths, int32_t* flag, int64_t rays, int64_t most, int64_t rays_per_scene,
-             int64_t num, int64_t geometry_batch, int64_t ray_batch, int64_t origins_per_scene, int32_t world),
-            (indices, offsets, records, origins, directions, lengths, peaks, widths, flag, rays, most, rays_per_scene,
-             num, geometry_batch, ray_batch, origins_per_scene, world))
+             T* lengths, T* peaks, T* widths, int64_t rays, int64_t most, int64_t rays_per_scene, int64_t num,
+             int64_t geometry_batch, int64_t ray_batch, int64_t origins_per_scene, int32_t world),
+            (indices, offsets, records, origins, directions, lengths, peaks, widths, rays, most, rays_per_scene, num,
+             geometry_batch, ray_batch, origins_per_scene, world))
 
 // Gradients of the Gaussians, a warp each, from their slots: the slots sorted by key, where each key's begin, and the
 // ray of every slot.
@@ -126,20 +116,13 @@ __device__ void fragment_hits_gaussians(const int64_t* slots, const int64_t* sta
                                         T* grad_precisions, T* grad_density, int64_t rays_per_scene, int64_t num,
                                         int64_t geometry_batch, int64_t ray_batch, int64_t origins_per_scene,
                                         int32_t world) {
-  const HitScene<T> s{reinterpret_cast<const Record<T>*>(records),
-                      origins,
-                      directions,
-                      rays_per_scene,
-                      num,
-                      geometry_batch,
-                      ray_batch,
-                      origins_per_scene,
-                      world != 0};
+  const HitScene<T> s{records,        origins,   directions,        rays_per_scene, num,
+                      geometry_batch, ray_batch, origins_per_scene, world};
   const SlotGradient<T> grad{grad_lengths, grad_peaks, grad_widths};
   for (int64_t k = warp_index(); k < geometry_batch * num; k += warp_count()) {
     HitGradient<T> sum{{0, 0, 0}, {0, 0, 0}, {0, 0, 0, 0, 0, 0}, 0};
     for (int64_t j = starts[k] + lane_index(); j < starts[k + 1]; j += warp_size) {
-      const HitGradient<T> g = slot_adjoint(s, s.records[k], ray_of[slots[j]], slots[j], grad);
+      const HitGradient<T> g = slot_adjoint(s, s.record(k), ray_of[slots[j]], slots[j], grad);
       sum.mean = sum.mean + g.mean, sum.precision = sum.precision + g.precision, sum.density += g.density;
     }
     const Vec3<T> mean = symmetric(precisions, k) * warp_sum(sum.mean);
@@ -171,16 +154,9 @@ __device__ void fragment_hits_rays(const int64_t* indices, const int64_t* offset
                                    int64_t rays, int64_t most, int64_t rays_per_scene, int64_t num,
                                    int64_t geometry_batch, int64_t ray_batch, int64_t origins_per_scene,
                                    int32_t world) {
-  const Slots slots{indices, offsets, most, num, nullptr};
-  const HitScene<T> s{reinterpret_cast<const Record<T>*>(records),
-                      origins,
-                      directions,
-                      rays_per_scene,
-                      num,
-                      geometry_batch,
-                      ray_batch,
-                      origins_per_scene,
-                      world != 0};
+  const Slots slots{indices, offsets, most, num};
+  const HitScene<T> s{records,        origins,   directions,        rays_per_scene, num,
+                      geometry_batch, ray_batch, origins_per_scene, world};
   const SlotGradient<T> grad{grad_lengths, grad_peaks, grad_widths};
   const int64_t own_rays = ray_batch * rays_per_scene;
   for (int64_t own = warp_index(); own < own_rays; own += warp_count()) {
@@ -189,7 +165,7 @@ __device__ void fragment_hits_rays(const int64_t* indices, const int64_t* offset
       for (int64_t i = slots.begin(ray) + lane_index(); i < slots.end(ray); i += warp_size) {
         const int64_t k = slots.gaussian(i);
         if (k < 0) continue;
-        const HitGradient<T> g = slot_adjoint(s, s.records[s.base(ray) + k], ray, i, grad);
+        const HitGradient<T> g = slot_adjoint(s, s.record(s.base(ray) + k), ray, i, grad);
         const Sym3<T> precision = symmetric(precisions, s.base(ray) + k);
         origin = origin - precision * g.mean, direction = direction + precision * g.direction;
       }
@@ -215,8 +191,8 @@ VOGE_KERNEL(fragment_hits_rays, threads,
 // A warp a ray.
 template <class T>
 __device__ void gather_slots(const int64_t* indices, const int64_t* offsets, const T* weights, const T* x, T* y,
-                             int32_t* flag, int64_t rays, int64_t most, int64_t items, int64_t num, int64_t channels) {
-  const Slots slots{indices, offsets, most, num, flag};
+                             int64_t rays, int64_t most, int64_t items, int64_t num, int64_t channels) {
+  const Slots slots{indices, offsets, most, num};
   for (int64_t ray = warp_index(); ray < rays; ray += warp_count()) {
     const int64_t first = slots.begin(ray), base = ray / (rays / items) * num;
     sum_columns<T>(
@@ -229,9 +205,9 @@ __device__ void gather_slots(const int64_t* indices, const int64_t* offsets, con
   }
 }
 VOGE_KERNEL(gather_slots, threads,
-            (const int64_t* indices, const int64_t* offsets, const T* weights, const T* x, T* y, int32_t* flag,
-             int64_t rays, int64_t most, int64_t items, int64_t num, int64_t channels),
-            (indices, offsets, weights, x, y, flag, rays, most, items, num, channels))
+            (const int64_t* indices, const int64_t* offsets, const T* weights, const T* x, T* y, int64_t rays,
+             int64_t most, int64_t items, int64_t num, int64_t channels),
+            (indices, offsets, weights, x, y, rays, most, items, num, channels))
 
 // A warp a row of x, from its slots: sorted by key, where each key's begin, and the ray of every slot.
 template <class T>
@@ -256,8 +232,8 @@ VOGE_KERNEL(scatter_slots, threads,
 // A warp a ray.
 template <class T>
 __device__ void pair_slots(const int64_t* indices, const int64_t* offsets, const T* x, const T* y, T* weights,
-                           int32_t* flag, int64_t rays, int64_t most, int64_t items, int64_t num, int64_t channels) {
-  const Slots slots{indices, offsets, most, num, flag};
+                           int64_t rays, int64_t most, int64_t items, int64_t num, int64_t channels) {
+  const Slots slots{indices, offsets, most, num};
   for (int64_t ray = warp_index(); ray < rays; ray += warp_count()) {
     const int64_t first = slots.begin(ray), base = ray / (rays / items) * num;
     sum_rows<T>(
@@ -270,8 +246,8 @@ __device__ void pair_slots(const int64_t* indices, const int64_t* offsets, const
   }
 }
 VOGE_KERNEL(pair_slots, threads,
-            (const int64_t* indices, const int64_t* offsets, const T* x, const T* y, T* weights, int32_t* flag,
-             int64_t rays, int64_t most, int64_t items, int64_t num, int64_t channels),
-            (indices, offsets, x, y, weights, flag, rays, most, items, num, channels))
+            (const int64_t* indices, const int64_t* offsets, const T* x, const T* y, T* weights, int64_t rays,
+             int64_t most, int64_t items, int64_t num, int64_t channels),
+            (indices, offsets, x, y, weights, rays, most, items, num, channels))
 
 VOGE_NAMESPACE_END

@@ -298,8 +298,8 @@ MUTATIONS = [
     Mutation(
         "an index just beyond the Gaussians passes",
         "fragments.cu",
-        "k >= -1 && k < num",
-        "k >= -1 && k <= num",
+        "k >= 0 && k < num",
+        "k >= 0 && k <= num",
         "fragments::test_indices_of_no_gaussian_count_as_empty",
         "race",
     ),

@@ -11,11 +11,6 @@ from voge.backends.cuda_launch import Launch, advised, hit_values, stable_order,
 from voge.backends.operators import new, slot_rays
 
 
-def _flag(x: Tensor) -> Tensor:
-    """Where kernels report bad values that nobody waits for: such indices count as empty slots."""
-    return x.new_zeros(1, dtype=torch.int32)
-
-
 @advised
 def _trace(means, precisions, density, origins, directions, valid, projection, *settings):
     """The results of `operators.trace`, with the most hits of a ray."""
@@ -62,7 +57,7 @@ class _Slots:
         """Slots in the order of their rows, where each row begins among them, and the ray of each slot."""
         keys, ray_of = torch.empty_like(indices), torch.empty_like(indices)
         launch.warps(
-            *("slot_keys", self.rays, indices, self.offsets, keys, ray_of, _flag(keys), self.rays, self.most),
+            *("slot_keys", self.rays, indices, self.offsets, keys, ray_of, self.rays, self.most),
             *(items, num),
         )
         order = stable_order(keys.view(-1), items * num)
@@ -74,7 +69,8 @@ def _prepare(launch: Launch, *tensors: Tensor) -> list[Tensor]:
     """Means, precisions, density, origins and directions; and the records of the Gaussians."""
     means, precisions, density, *rays = (x.detach().contiguous() for x in tensors)
     records = means.new_empty(*density.shape, 12)
-    launch.threads("records", density.numel(), means, precisions, density, density.numel(), records, _flag(means))
+    flag = means.new_zeros(1, dtype=torch.int32)  # not read: the search for the hits has checked the values
+    launch.threads("records", density.numel(), means, precisions, density, density.numel(), records, flag)
     return [records, precisions, *rays]
 
 
@@ -88,7 +84,7 @@ def _hits(indices, offsets, means, precisions, density, origins, directions, wor
     records, _, *rays = _prepare(launch, means, precisions, density, origins, directions)
     out = [new(means, indices) for _ in range(3)]
     launch.warps(
-        *("fragment_hits", slots.rays, indices, slots.offsets, records, *rays, *out, _flag(means)),
+        *("fragment_hits", slots.rays, indices, slots.offsets, records, *rays, *out),
         *(slots.rays, slots.most, *_sizes(means, origins, directions), world),
     )
     return tuple(out)
@@ -157,7 +153,7 @@ def _gather(weights, indices, offsets, x):
     weights, indices, x = (a.detach().contiguous() for a in (weights, indices, x))
     y = x.new_empty(slots.rays, x.shape[2])
     launch.warps(
-        *("gather_slots", slots.rays, indices, slots.offsets, weights, x, y, _flag(x)),
+        *("gather_slots", slots.rays, indices, slots.offsets, weights, x, y),
         *(slots.rays, slots.most, *x.shape),
     )
     return y
@@ -178,7 +174,7 @@ def _pair(x, y, indices, offsets):
     launch, slots, w = Launch(x), _Slots(indices, offsets), new(x, indices)
     x, y, indices = (a.detach().contiguous() for a in (x, y, indices))
     launch.warps(
-        *("pair_slots", slots.rays, indices, slots.offsets, x, y, w, _flag(x)),
+        *("pair_slots", slots.rays, indices, slots.offsets, x, y, w),
         *(slots.rays, slots.most, *x.shape),
     )
     return w

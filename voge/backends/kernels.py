@@ -56,11 +56,11 @@ PARAMETERS = {
     "const i32* list, const i64* starts, T* scratch, const i64* offsets, i64* counts, i64* indices, i64 blocks, "
     "i64 blocks_per_scene, i64 tiles_x, i64 width, i64 rays, i64 num, i64 geometry_batch, i64 ray_batch, "
     "i64 origins_per_scene, i64 pairs, i64 capacity, i32 shared_capacity, i64 max_hits, f64 threshold, f64 near",
-    "slot_keys": "const i64* indices, const i64* offsets, i64* keys, i64* ray_of, i32* flag, i64 rays, i64 most, "
-    "i64 items, i64 num",
+    "slot_keys": "const i64* indices, const i64* offsets, i64* keys, i64* ray_of, i64 rays, i64 most, i64 items, "
+    "i64 num",
     "fragment_hits": "const i64* indices, const i64* offsets, const T* records, const T* origins, "
-    "const T* directions, T* lengths, T* peaks, T* widths, i32* flag, i64 rays, i64 most, i64 rays_per_scene, "
-    "i64 num, i64 geometry_batch, i64 ray_batch, i64 origins_per_scene, i32 world",
+    "const T* directions, T* lengths, T* peaks, T* widths, i64 rays, i64 most, i64 rays_per_scene, i64 num, "
+    "i64 geometry_batch, i64 ray_batch, i64 origins_per_scene, i32 world",
     "fragment_hits_gaussians": "const i64* slots, const i64* starts, const i64* ray_of, const T* records, "
     "const T* precisions, const T* origins, const T* directions, const T* grad_lengths, const T* grad_peaks, "
     "const T* grad_widths, T* grad_means, T* grad_precisions, T* grad_density, i64 rays_per_scene, i64 num, "
@@ -69,12 +69,12 @@ PARAMETERS = {
     "const T* origins, const T* directions, const T* grad_lengths, const T* grad_peaks, const T* grad_widths, "
     "T* grad_origins, T* grad_directions, i64 rays, i64 most, i64 rays_per_scene, i64 num, i64 geometry_batch, "
     "i64 ray_batch, i64 origins_per_scene, i32 world",
-    "gather_slots": "const i64* indices, const i64* offsets, const T* weights, const T* x, T* y, i32* flag, i64 rays, "
-    "i64 most, i64 items, i64 num, i64 channels",
+    "gather_slots": "const i64* indices, const i64* offsets, const T* weights, const T* x, T* y, i64 rays, i64 most, "
+    "i64 items, i64 num, i64 channels",
     "scatter_slots": "const i64* slots, const i64* starts, const i64* ray_of, const T* weights, const T* y, T* x, "
     "i64 rows, i64 channels",
-    "pair_slots": "const i64* indices, const i64* offsets, const T* x, const T* y, T* weights, i32* flag, i64 rays, "
-    "i64 most, i64 items, i64 num, i64 channels",
+    "pair_slots": "const i64* indices, const i64* offsets, const T* x, const T* y, T* weights, i64 rays, i64 most, "
+    "i64 items, i64 num, i64 channels",
     "weigh_slots": "const T* lengths, const T* peaks, const T* widths, const i64* offsets, i64 most, i64 rays, "
     "i32 segments, i32 points, i32 shared_capacity, i32 capacity, T* scratch, T* weights",
     "weigh_slots_backward": "const T* lengths, const T* peaks, const T* widths, const i64* offsets, i64 most, "
